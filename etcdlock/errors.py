@@ -1,0 +1,154 @@
+"""Every error of etcdlock, one tree.
+
+The class says what the caller now knows and may do; the text says it to a person.
+
+    EtcdlockError
+    ├── InvalidInput            nothing was attempted: mend the input
+    │   ├── InvalidDomainXml
+    │   ├── InvalidSetting
+    │   ├── UnsafeTiming
+    │   └── TooManyOperations
+    ├── Refused                 a definite no: nothing was changed
+    │   ├── HeldElsewhere       somebody else has it; carries the blockers
+    │   ├── Superseded          a lock that was ours is not ours any more
+    │   ├── ContractMismatch    this host's settings differ from the cluster's
+    │   ├── DuplicateHost       the host id is in use by another machine
+    │   ├── SessionAlive        break was asked for a session that still lives
+    │   ├── AccessDenied        etcd knows us and says no, or does not know us
+    │   ├── UnsafeEtcd          an etcd version that loses committed data
+    │   └── Rejected            etcd found the request itself malformed or too large
+    ├── CorruptRecord           a record in etcd cannot be read
+    │   └── NewerFormat         … because a later version of etcdlock wrote it
+    ├── Unreachable             no etcd answered and nothing was sent: nothing was done
+    ├── OutcomeUnknown          it was sent and may have been done, now or some seconds from now
+    ├── SessionLost             the session can no longer be proven: nothing may run under it
+    ├── GuestNotStarted         the command could not be executed
+    ├── WatchCompacted          the watch missed history: read anew
+    └── WatchCancelled          etcd ended the watch
+
+Foreign exceptions stop at the adapters; no other module lets one through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etcdlock.model import Blocker
+
+
+class EtcdlockError(Exception):
+    """Root of the tree. `hint` says what to do next, where there is something to do."""
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        if hint:
+            self.hint = hint
+
+
+class InvalidInput(EtcdlockError):
+    """The input is wrong; nothing was attempted."""
+
+
+class InvalidDomainXml(InvalidInput):
+    """A libvirt domain XML that cannot be read, or that names something twice or not at all."""
+
+
+class InvalidSetting(InvalidInput):
+    """A setting, in a file, the environment or a flag."""
+
+
+class UnsafeTiming(InvalidInput):
+    """A timing contract under which a guest could outlive the proof of its end."""
+
+
+class TooManyOperations(InvalidInput):
+    """A request that does not fit into one etcd transaction; it is never split."""
+
+
+class Refused(EtcdlockError):
+    """A definite no; nothing was changed."""
+
+
+class HeldElsewhere(Refused):
+    """The domain or one of its resources is held by another.
+
+    `blockers` names every one of them; never empty.
+    """
+
+    def __init__(self, message: str, *, blockers: tuple[Blocker, ...], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.blockers = blockers
+
+
+class Superseded(Refused):
+    """A lock that was ours has been claimed, taken over or removed; its guest must not run."""
+
+
+class ContractMismatch(Refused):
+    """This host's timing contract or cluster rules differ from those the cluster was made with."""
+
+
+class DuplicateHost(Refused):
+    """Another machine lives in the cluster under this host id."""
+
+
+class SessionAlive(Refused):
+    """The session that was to be declared dead still has its key."""
+
+
+class AccessDenied(Refused):
+    """Wrong certificate, wrong or revoked user, or a role without the right."""
+
+
+class UnsafeEtcd(Refused):
+    """A member of etcd runs a version that is known to lose committed data."""
+
+
+class Rejected(Refused):
+    """etcd refused the form of the request (too many operations, too large, a key twice)."""
+
+
+class CorruptRecord(EtcdlockError):
+    """A record in etcd that cannot be read; nobody may assume it is free.
+
+    `key` is its full key.
+    """
+
+    def __init__(self, message: str, *, key: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
+class NewerFormat(CorruptRecord):
+    """The record was written by a later version of etcdlock."""
+
+
+class Unreachable(EtcdlockError):
+    """No etcd answered and nothing was sent, or a read failed: nothing was done."""
+
+
+class OutcomeUnknown(EtcdlockError):
+    """It was sent; it may have been done, or may yet be done seconds from now."""
+
+
+class SessionLost(EtcdlockError):
+    """The session can no longer be proven; nothing may run under it."""
+
+
+class GuestNotStarted(EtcdlockError):
+    """The guest's command could not be executed. `missing` if there is no such command."""
+
+    def __init__(self, message: str, *, missing: bool, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.missing = missing
+
+
+class WatchCompacted(EtcdlockError):
+    """The history that the watch still had to read is gone; read the state anew."""
+
+
+class WatchCancelled(EtcdlockError):
+    """etcd ended the watch, for a reason other than compaction."""

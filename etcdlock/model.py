@@ -1,0 +1,178 @@
+"""The words of etcdlock as frozen records. They hold no rule and reach nothing.
+
+Instants named `since` and `when` are other hosts' wall clocks in ISO 8601, for people to read; nothing compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+
+class Mode(StrEnum):
+    """How a resource is held."""
+
+    EXCLUSIVE = "exclusive"
+    SHARED = "shared"
+    READ_ONLY = "read-only"
+
+
+class LockState(StrEnum):
+    """A domain's lock: HELD, its guest may run; PARKED, the guest exists and its vCPUs are stopped."""
+
+    HELD = "held"
+    PARKED = "parked"
+
+
+class Proof(StrEnum):
+    """Why we know that nothing of a session runs any more."""
+
+    SILENCE = "silence"
+    REBOOT = "reboot"
+    LEFT = "left"
+    FENCE_AGENT = "fence agent"
+    OPERATOR = "operator"
+
+
+class SessionKind(StrEnum):
+    """Which program keeps the session."""
+
+    AGENT = "agent"
+    DRIVER = "driver"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainId:
+    """A virtual machine: its UUID, and its name for people."""
+
+    uuid: UUID
+    name: str
+
+    def __str__(self) -> str:
+        return self.name or str(self.uuid)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Resource:
+    """A thing locked. Lockspace and name identify it on every host; `path` is what its owner calls it."""
+
+    lockspace: str
+    name: str
+    mode: Mode
+    path: str
+
+    def __str__(self) -> str:
+        return self.path or f"{self.lockspace}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SessionRef:
+    """One session of one host; a session id is used once and never again."""
+
+    host: str
+    session: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.session}"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What tells one boot of one machine from all others.
+
+    `boot` is /proc/sys/kernel/random/boot_id; `machine` a digest of machine-id and DMI product UUID.
+    """
+
+    boot: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """The value of a session's key."""
+
+    ref: SessionRef
+    machine: Machine
+    kind: SessionKind
+    version: str
+    address: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """A domain's lock.
+
+    `request` is the random id of the transition that wrote the record. `token` is None in the record that the token's own
+    transition wrote: there it is the key's `mod_revision`. pid and pid_start are 0 while no process is known.
+    """
+
+    domain: DomainId
+    owner: SessionRef
+    machine: Machine
+    state: LockState
+    pid: int
+    pid_start: int
+    resources: tuple[Resource, ...]
+    request: str
+    token: int | None
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDomain:
+    """A domain record together with the revision that last wrote it."""
+
+    record: DomainRecord
+    mod_revision: int
+
+    @property
+    def token(self) -> int:
+        """The fencing token of this ownership."""
+        return self.mod_revision if self.record.token is None else self.record.token
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRecord:
+    """The value of a resource's key: whose it is, and the full text of what the key may only hold as a digest."""
+
+    domain: DomainId
+    resource: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResource:
+    """A resource record together with the revision that last wrote it."""
+
+    record: ResourceRecord
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """Proof, kept in etcd, that nothing of a session runs any more."""
+
+    dead: SessionRef
+    proof: Proof
+    by: str
+    reason: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One reason for a refusal. `resource` is None where the domain itself is held.
+
+    `owner` and what follows are None where the record that would tell could not be read in time.
+    """
+
+    domain: DomainId
+    resource: Resource | None
+    owner: SessionRef | None = None
+    state: LockState | None = None
+    since: str | None = None
+    token: int | None = None
+    alive: bool | None = None
+    proof: Proof | None = None
