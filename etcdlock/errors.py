@@ -22,6 +22,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     ├── Unreachable             no etcd answered and nothing was sent: nothing was done
     ├── OutcomeUnknown          it was sent and may have been done, now or some seconds from now
     ├── SessionLost             the session can no longer be proven: nothing may run under it
+    │   └── GuardLost           … because there is no guard that would stop it
     ├── GuestNotStarted         the command could not be executed
     ├── WatchCompacted          the watch missed history: read anew
     └── WatchCancelled          etcd ended the watch
@@ -75,12 +76,13 @@ class Refused(EtcdlockError):
 class HeldElsewhere(Refused):
     """The domain or one of its resources is held by another.
 
-    `blockers` names every one of them; never empty.
+    `blockers` names every one of them, never empty; `revision` is etcd's when they were seen.
     """
 
-    def __init__(self, message: str, *, blockers: tuple[Blocker, ...], hint: str = "") -> None:
+    def __init__(self, message: str, *, blockers: tuple[Blocker, ...], revision: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.blockers = blockers
+        self.revision = revision
 
 
 class Superseded(Refused):
@@ -136,6 +138,10 @@ class OutcomeUnknown(EtcdlockError):
 
 class SessionLost(EtcdlockError):
     """The session can no longer be proven; nothing may run under it."""
+
+
+class GuardLost(SessionLost):
+    """The guard is dead or does not answer; another must take its place, or what it guarded must stop."""
 
 
 class GuestNotStarted(EtcdlockError):

@@ -239,7 +239,8 @@ class Guests(Protocol):
 class Guard(Protocol):
     """Stops guests at their deadline even if everything else of etcdlock hangs or dies.
 
-    Every call returns once the guard has taken it in, and raises `SessionLost` if there is no guard any more.
+    Every call returns once the guard has taken it in. It raises `GuardLost` if there is no guard any more, and `arm` raises
+    `SessionLost` for a session that is not proven at that moment.
     """
 
     async def arm(self, guest: Guest, /, *, session: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m etcdlock`."""
+
+from etcdlock.cli import main
+
+main()

@@ -1,0 +1,179 @@
+"""`ports.Guard` over a socket to a guard process of our own.
+
+The guard is started before anything is locked and outlives this process for as long as a guest is armed. Every call
+waits for its answer for a bounded time; a guard that does not answer in that time is as good as none, and the caller gets
+`SessionLost`: it must then stop its guests itself. Nothing is repeated and no guard is replaced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import etcdlock.guard
+from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.guard import wire
+from etcdlock.ports import Guest
+
+_ANSWER_WITHIN_SECONDS = 1.0
+_START_WITHIN_SECONDS = 10.0
+_PROGRAM = Path(etcdlock.guard.__file__).with_name("__main__.py")
+
+
+class GuardLink:
+    """A running guard. Make it with `start`."""
+
+    def __init__(self, link: socket.socket, *, process: subprocess.Popen[bytes]) -> None:
+        self._link = link
+        self._process = process
+        self._serial = 0
+        self._answers: dict[str, asyncio.Future[str | None]] = {}
+        self._ready = asyncio.Event()
+        self._died = asyncio.Event()
+        self._stuck: set[str] = set()
+        asyncio.get_running_loop().add_reader(link, self._on_readable)
+
+    @classmethod
+    async def start(cls, *, budget_seconds: float, kill_seconds: float) -> GuardLink:
+        """Start a guard. Guests die `budget_seconds` after their session's last proof, and are reported as stuck if any
+        of them lives `kill_seconds` later. Raises `SessionLost` if it does not come up.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            link = cls(ours, process=_spawn(theirs, budget_seconds=budget_seconds, kill_seconds=kill_seconds))
+        try:
+            await asyncio.wait_for(link._come_up(), _START_WITHIN_SECONDS)
+        except TimeoutError:
+            link._process.kill()
+            link._lose()
+        if link._died.is_set():
+            raise GuardLost("the guard did not start: without it nothing may run")
+        return link
+
+    @property
+    def pid(self) -> int:
+        """The guard's process; it is a child of this one and no guest's."""
+        return self._process.pid
+
+    @property
+    def stuck(self) -> frozenset[str]:
+        """Guests (`<pid>:<start>`) that did not die in time although killed."""
+        return frozenset(self._stuck)
+
+    async def arm(self, guest: Guest, /, *, session: str) -> None:
+        name = f"{guest.pid}:{guest.pid_start}"
+        refusal = await self._ask(wire.ARM, name, session, pidfd=guest.pidfd)
+        if refusal is not None:
+            raise SessionLost(f"guest {name} cannot be guarded under session {session}: {refusal}")
+
+    async def prove(self, session: str, /, *, at: float) -> None:
+        await self._ask(wire.PROVE, at, session)
+
+    async def disarm(self, guest: Guest, /) -> None:
+        await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
+
+    async def close(self) -> None:
+        """Let go. A guard that still has guests armed stays until they are gone; else its end is waited for."""
+        if not self._died.is_set():
+            await self._ask(wire.CLOSE)
+        self._lose()
+        try:
+            await asyncio.to_thread(self._process.wait, _ANSWER_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = 0      # it guards on, and is init's child from the day we end
+
+    def kill(self) -> None:
+        """End it at once, whatever it guards: for one that hangs, before another takes its place."""
+        self._process.kill()
+        self._lose()
+
+    async def died(self) -> None:
+        """Come back when there is no guard any more: start another or stop the guests."""
+        await self._died.wait()
+
+    async def _come_up(self) -> None:
+        ready, died = asyncio.ensure_future(self._ready.wait()), asyncio.ensure_future(self._died.wait())
+        try:
+            await asyncio.wait((ready, died), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            died.cancel()
+
+    async def _ask(self, verb: str, *fields: object, pidfd: int | None = None) -> str | None:
+        """Send, and wait for the answer: None, or why not."""
+        self._serial += 1
+        serial = str(self._serial)
+        answer = self._answers[serial] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(wire.pack(verb, serial, *fields), pidfd=pidfd)
+            return await asyncio.wait_for(answer, _ANSWER_WITHIN_SECONDS)
+        except (TimeoutError, OSError) as error:
+            raise GuardLost(f"the guard does not answer ({verb}): nothing can be relied on to stop the guests") from error
+        finally:
+            del self._answers[serial]
+
+    def _send(self, packet: bytes, *, pidfd: int | None) -> None:
+        if self._died.is_set():
+            raise ConnectionError("the guard is gone")
+        if pidfd is None:
+            self._link.send(packet)
+        else:
+            socket.send_fds(self._link, [packet], [pidfd])
+
+    def _on_readable(self) -> None:
+        try:
+            packet = self._link.recv(wire.LONGEST_PACKET_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            packet = b""
+        if packet:
+            self._take_in(wire.unpack(packet))
+        else:
+            self._lose()
+
+    def _take_in(self, fields: list[str]) -> None:
+        match fields:
+            case [wire.READY]:
+                self._ready.set()
+            case [wire.DONE, serial]:
+                self._settle(serial, refusal=None)
+            case [wire.REFUSED, serial, *reason]:
+                self._settle(serial, refusal=" ".join(reason))
+            case [wire.STUCK, name]:
+                self._stuck.add(name)
+            case [wire.GONE, name]:
+                self._stuck.discard(name)
+
+    def _settle(self, serial: str, *, refusal: str | None) -> None:
+        answer = self._answers.get(serial)
+        if answer is not None and not answer.done():
+            answer.set_result(refusal)
+
+    def _lose(self) -> None:
+        """There is no guard at the other end any more, or none of ours."""
+        if self._link.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._link)
+            self._link.close()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionError("the guard is gone"))
+        self._died.set()
+
+
+def _spawn(theirs: socket.socket, *, budget_seconds: float, kill_seconds: float) -> subprocess.Popen[bytes]:
+    """In a session of its own: the terminal's signals and hang-ups are not for it."""
+    return subprocess.Popen(
+        (sys.executable, "-I", "-S", os.fspath(_PROGRAM), str(theirs.fileno()), str(budget_seconds), str(kill_seconds)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,
+        cwd="/",
+    )

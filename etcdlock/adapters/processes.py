@@ -1,0 +1,311 @@
+"""Guests as processes of this host: `ports.Guests`.
+
+A guest is started behind a gate (`etcdlock.guard.gate`): its process exists, can be armed and named in a record, but becomes
+the command only when the gate is opened. If this process ends before that, the guest ends without having run anything.
+
+This process becomes the reaper of orphans, so that what a guest leaves behind (daemons, double forks, new sessions) stays
+findable: **every child of this process that is not spared belongs to the guest**. Hence one guest per process at a time.
+Children that were there before, and those given to `spare` (a guard started later), are left alone.
+
+The leader is reaped last of all: until then nobody else can be given its pid or its group's number, so signals to them
+cannot hit a stranger. Not found, and so not waited for: what works on the guest's behalf but was started by others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import etcdlock.guard
+from etcdlock.errors import GuestNotStarted
+from etcdlock.guard import table
+from etcdlock.guard.table import Name
+from etcdlock.ports import ExitStatus
+
+_GATE = Path(etcdlock.guard.__file__).with_name("gate.py")
+_PR_SET_CHILD_SUBREAPER = 36
+_STRIKE_EVERY_SECONDS = 0.1
+_REAP_EVERY_SECONDS = 10.0
+_ROUNDS_PER_STRIKE = 5
+
+
+class LocalGuests:
+    """Starts one guest at a time on this host."""
+
+    def __init__(self) -> None:
+        self._spared: set[Name] = set()
+        self._last: LocalGuest | None = None
+
+    def spare(self, pid: int) -> None:
+        """This child of ours is no guest's."""
+        if (process := table.look_up(pid)) is not None:
+            self._spared.add(process.name)
+
+    async def start(self, command: Sequence[str], /, *, environment: Mapping[str, str]) -> LocalGuest:
+        """Start it behind a closed gate. Its environment is ours with `environment` laid over it.
+
+        Descriptors that this process inherited for its children (a tap device, a socket) are passed on.
+        """
+        if self._last is not None and not self._last.is_gone:
+            raise GuestNotStarted("a guest of this process still runs", missing=False)
+        whole_environment = {**os.environ, **environment}
+        path = _find(command, search=whole_environment.get("PATH"))
+        _adopt_orphans()
+        me = os.getpid()
+        self._spared.update(process.name for process in table.read_table() if process.parent == me)
+        self._last = _start(path, command=command, environment=whole_environment, spared=self._spared)
+        return self._last
+
+
+class LocalGuest:
+    """A guest of this process: `ports.Guest`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, gate: int, spared: set[Name]) -> None:
+        leader = table.look_up(process.pid)
+        if leader is None:      # it is not reaped yet, so its line is there, unless /proc is not
+            raise FileNotFoundError(f"/proc/{process.pid}/stat")
+        self._name = leader.name
+        self._process = process
+        self._gate: int | None = gate
+        self._spared = spared
+        self._pidfd = os.pidfd_open(process.pid)
+        self._known: frozenset[Name] = frozenset()
+        self._status: ExitStatus | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._terminal = _Terminal(group=process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._name.pid
+
+    @property
+    def pid_start(self) -> int:
+        return self._name.start
+
+    @property
+    def pidfd(self) -> int:
+        return self._pidfd
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether `gone` has returned."""
+        return self._status is not None
+
+    def open_gate(self, *, token: int) -> None:
+        if self._gate is None:
+            raise RuntimeError("the gate was opened or refused before")
+        self._terminal.give()
+        gate, self._gate = self._gate, None
+        try:
+            os.write(gate, b"%d\n" % token)
+        except BrokenPipeError:
+            return      # killed while it waited: `gone` tells
+        finally:
+            os.close(gate)
+
+    def signal(self, number: int, /) -> None:
+        if self._status is None:
+            _signal_group(self.pid, number=number)
+
+    def kill(self) -> None:
+        """Now and again until `gone` has returned: what is being born during one strike is hit by the next."""
+        if self._status is not None:
+            return
+        self._refuse()
+        for _ in range(_ROUNDS_PER_STRIKE):
+            _signal_group(self.pid, number=signal.SIGKILL)
+            left = self._family()
+            for process in left:
+                table.send(process.name, number=signal.SIGKILL)
+            if not left:
+                break
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_STRIKE_EVERY_SECONDS, self.kill)
+
+    async def gone(self) -> ExitStatus:
+        if self._status is not None:
+            return self._status
+        reaping = asyncio.create_task(self._reap_now_and_then())
+        try:
+            await _readable(self._pidfd)
+            # Two looks in a row must find nothing: one may miss what is born while it reads.
+            while self._status is None and (left := self._family() or self._family()):
+                await _all_ended([process.name for process in left])
+        finally:
+            reaping.cancel()
+        return self._finish()
+
+    def _family(self) -> list[table.Process]:
+        """The guest's living processes."""
+        everything = [process for process in table.read_table() if process.name not in self._spared]
+        found = table.family(everything, leader=self._name, known=self._known, adopter=os.getpid())
+        self._known = frozenset(process.name for process in found)
+        return found
+
+    def _finish(self) -> ExitStatus:
+        if self._status is not None:        # somebody else waited too
+            return self._status
+        if self._timer is not None:
+            self._timer.cancel()
+        self._refuse()
+        self._reap_orphans()
+        code = self._process.wait()
+        self._terminal.take_back(was_killed=code < 0)
+        os.close(self._pidfd)
+        self._status = ExitStatus(code) if code >= 0 else ExitStatus(128 - code, -code)
+        return self._status
+
+    def _refuse(self) -> None:
+        """Close the gate for good, if it was not opened."""
+        if self._gate is not None:
+            os.close(self._gate)
+            self._gate = None
+
+    async def _reap_now_and_then(self) -> None:
+        """A guest that lives for months may leave many a dead process to us."""
+        while True:
+            await asyncio.sleep(_REAP_EVERY_SECONDS)
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        me = os.getpid()
+        for process in table.read_table():
+            mine = process.parent == me and process.name != self._name and process.name not in self._spared
+            if mine and not process.alive and process.name.start >= self.pid_start:
+                _reap(process.name.pid)
+
+
+class _Terminal:
+    """Who reads from the terminal: the guest while it runs, if it would have been us."""
+
+    def __init__(self, *, group: int) -> None:
+        self._group = group
+        self._before: list[Any] | None = None
+
+    def give(self) -> None:
+        try:
+            if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
+                self._before = termios.tcgetattr(0)
+                _bring_to_front(self._group)
+        except (OSError, termios.error):    # not the terminal of our session
+            return
+
+    def take_back(self, *, was_killed: bool) -> None:
+        """A guest that was killed could not put the terminal's settings back itself."""
+        if self._before is None:
+            return
+        try:
+            _bring_to_front(os.getpgrp())
+            if was_killed:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+        except (OSError, termios.error):    # hung up meanwhile
+            return
+
+
+def _bring_to_front(group: int) -> None:
+    """Whoever is in the background is stopped for this (SIGTTOU), unless it blocks the signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(0, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _signal_group(group: int, *, number: int) -> None:
+    """The number is ours until the leader is reaped. That some may not be signalled shows in their staying."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:       # not ours any more
+        return
+
+
+def _find(command: Sequence[str], *, search: str | None) -> str:
+    """The command's path. Raises `GuestNotStarted` while nothing has been locked for it."""
+    if not command:
+        raise GuestNotStarted("no command was given", missing=True)
+    if (path := shutil.which(command[0], path=search)) is not None:
+        return path
+    if os.path.dirname(command[0]) and os.path.exists(command[0]):
+        raise GuestNotStarted(f"{command[0]} is not an executable file", missing=False)
+    raise GuestNotStarted(f"there is no command {command[0]}", missing=True)
+
+
+def _start(
+    path: str, *, command: Sequence[str], environment: Mapping[str, str], spared: set[Name]
+) -> LocalGuest:
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            (sys.executable, "-I", "-S", os.fspath(_GATE), str(reading), path, "--", *command),
+            env=environment,
+            pass_fds=(reading, *_inherited_descriptors()),
+            process_group=0,
+        )
+    except (OSError, ValueError) as error:      # ValueError: a null byte
+        os.close(writing)
+        raise GuestNotStarted(f"{command[0]} cannot be started: {error}", missing=False) from error
+    finally:
+        os.close(reading)
+    try:
+        return LocalGuest(process, gate=writing, spared=spared)
+    except OSError as error:
+        os.close(writing)       # which ends it
+        process.wait()
+        raise GuestNotStarted(f"the kernel gives no handle on the guest: {error}", missing=False) from error
+
+
+def _inherited_descriptors() -> tuple[int, ...]:
+    """Those beyond the standard ones that were given to us to be passed on; what we opened ourselves is not among them."""
+    return tuple(descriptor for descriptor in map(int, os.listdir("/proc/self/fd")) if _is_passed_on(descriptor))
+
+
+def _is_passed_on(descriptor: int) -> bool:
+    try:
+        return descriptor > 2 and os.get_inheritable(descriptor)
+    except OSError:     # the listing's own
+        return False
+
+
+def _adopt_orphans() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise GuestNotStarted(f"the kernel refuses us a guest's orphans: {os.strerror(ctypes.get_errno())}", missing=False)
+
+
+async def _all_ended(names: Sequence[Name]) -> None:
+    for name in names:
+        pidfd = table.open_pidfd(name)
+        if pidfd is None:
+            continue
+        try:
+            await _readable(pidfd)
+        finally:
+            os.close(pidfd)
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait on a copy: a loop has one reader per descriptor, and several may wait for one guest."""
+    loop, ended, copy = asyncio.get_running_loop(), asyncio.Event(), os.dup(descriptor)
+    loop.add_reader(copy, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(copy)
+        os.close(copy)

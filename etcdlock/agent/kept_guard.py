@@ -1,0 +1,89 @@
+"""A guard that is replaced when it dies or hangs; its successor is told everything before anything else happens.
+
+Guaranteed: every proof and every armed guest is known to the guard that answers, or `GuardLost` is raised. Not guaranteed:
+that a guard is there at every instant; in between, the enforcer of this very program goes by the same deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, Protocol
+
+from etcdlock.errors import GuardLost
+from etcdlock.journal import note
+from etcdlock.ports import Guard, Guest
+
+
+class MortalGuard(Guard, Protocol):
+    """A guard whose end can be waited for, and hastened where it hangs."""
+
+    async def died(self) -> None:
+        """Come back when it is no more."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once, whatever it guards."""
+        ...
+
+
+class KeptGuard(Guard):
+    """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests."""
+
+    def __init__(self, guard: MortalGuard, /, *, start: Callable[[], Awaitable[MortalGuard]]) -> None:
+        self._guard = guard
+        self._start = start
+        self._proven: dict[str, float] = {}
+        self._armed: dict[int, tuple[Guest, str]] = {}
+        self._replacing = asyncio.Lock()
+
+    async def keep(self) -> NoReturn:
+        """Replace a guard as soon as it dies. Raises `GuardLost` if no other can be started."""
+        while True:
+            guard = self._guard
+            await guard.died()
+            await self._replace(guard)
+
+    async def arm(self, guest: Guest, /, *, session: str) -> None:
+        """Arm, or move to another session."""
+        await self._do(lambda guard: guard.arm(guest, session=session))
+        self._armed[guest.pid] = (guest, session)
+
+    async def prove(self, session: str, /, *, at: float) -> None:
+        """Remember the proof, then pass it on."""
+        self._proven[session] = max(at, self._proven.get(session, at))
+        await self._do(lambda guard: guard.prove(session, at=at))
+
+    async def disarm(self, guest: Guest, /) -> None:
+        """Forget the guest, then pass it on."""
+        self._armed.pop(guest.pid, None)
+        await self._do(lambda guard: guard.disarm(guest))
+
+    async def close(self) -> None:
+        """End the guard of the day; one that is gone already is no failure."""
+        try:
+            await self._guard.close()
+        except GuardLost as error:
+            note("guard_gone_at_the_end", level=logging.WARNING, error=error)
+
+    async def _do(self, tell: Callable[[Guard], Awaitable[None]]) -> None:
+        guard = self._guard
+        try:
+            await tell(guard)
+        except GuardLost:
+            await self._replace(guard)
+            await tell(self._guard)
+
+    async def _replace(self, dead: MortalGuard) -> None:
+        async with self._replacing:
+            if self._guard is not dead:
+                return
+            note("guard_lost", level=logging.ERROR, armed=len(self._armed))
+            dead.kill()
+            successor = await self._start()
+            for session, at in self._proven.items():
+                await successor.prove(session, at=at)
+            for guest, session in self._armed.values():
+                await successor.arm(guest, session=session)
+            self._guard = successor

@@ -1,0 +1,303 @@
+"""The locks of this program's guests: taken, carried over into a new session, given back; never guessed.
+
+Guaranteed: a guest is armed before the transaction that takes its locks is sent, and disarmed only after its locks are
+known to be released. A lost answer is settled by a barrier before anybody is told anything; what could not be settled
+stays on a list, is settled first thing when etcd answers, and until then is neither a yes nor a no. A yes is given only
+while the clock, read after the commit, is before the session's `stop_at`.
+
+One transition of a domain at a time; the ledger's own records are a cache that every transaction checks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from uuid import UUID
+
+from etcdlock.agent.context import Context
+from etcdlock.agent.member import Member
+from etcdlock.agent.proving import declare_reboots, gather
+from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, Refused, SessionLost, Superseded, Unreachable
+from etcdlock.explain import describe_blockers
+from etcdlock.journal import note
+from etcdlock.model import StoredDomain
+from etcdlock.ports import Guard, Guest, TxnResult
+from etcdlock.records import decode_domain, decode_first
+from etcdlock.session import Session
+from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over
+from etcdlock.transitions import Transition, Wanted, acquire, barrier, rejoin, release
+
+MOST_ATTEMPTS = 16
+"""How often an acquire is tried anew because something moved between look and transaction."""
+
+PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known after a transaction: whether it was applied, the domain as it stands, and etcd's own answer.
+
+    `result` is None where the answer was lost and the rest is known by a barrier.
+    """
+
+    applied: bool
+    stored: StoredDomain | None
+    result: TxnResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A domain locked for a guest of ours."""
+
+    stored: StoredDomain
+    guest: Guest
+
+
+class Ledger:
+    """All locks under one member's sessions."""
+
+    def __init__(self, context: Context, /, *, member: Member, guard: Guard) -> None:
+        self._context = context
+        self._member = member
+        self._guard = guard
+        self._held: dict[UUID, Holding] = {}
+        self._unsettled: list[tuple[Session, UUID]] = []
+        self._turns: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def holding(self, uuid: UUID, /) -> Holding | None:
+        """What is held of a domain, as far as this program knows."""
+        return self._held.get(uuid)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an outcome is still unknown."""
+        return bool(self._unsettled)
+
+    # --- taking ----------------------------------------------------------------------------------------------------
+
+    async def acquire(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
+        """Lock the domain and all its resources for the guest, or nothing.
+
+        Raises `HeldElsewhere` with everything that is in the way, `SessionLost` where no yes can be given in time,
+        `OutcomeUnknown` if that is still so at `until`, `Unreachable`, or another `Refused`.
+        """
+        async with self._turns[wanted.domain.uuid]:
+            stored = await self._take(wanted, guest, until=until)
+            self._held[wanted.domain.uuid] = Holding(stored, guest)
+            if stored.record.owner != self._member.session.ref:
+                await self._carry_one(wanted.domain.uuid, until=until)
+            return await self._answer_in_time(wanted.domain.uuid, until=until)
+
+    async def _take(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
+        for _ in range(MOST_ATTEMPTS):
+            session = self._member.usable()
+            await self._guard.arm(guest, session=session.ref.session)
+            answer = await self._send(acquire(self._context.keys, session, wanted), session=session, until=until)
+            if not answer.applied and answer.result is not None:
+                obstacles = read_obstacles(answer.result)
+                if self._out_of_step(session, obstacles):
+                    continue
+                answer = await self._try_takeover(session, wanted, obstacles, until=until)
+            if answer.applied and answer.stored is not None:
+                return answer.stored
+            if self._context.clock.now() >= until:
+                break
+        raise Refused(
+            f"domain {wanted.domain}: its locks changed faster than they could be taken; nothing was locked",
+            hint="try again",
+        )
+
+    def _out_of_step(self, session: Session, obstacles: Obstacles) -> bool:
+        """Whether it was our own session that did not compare; then it is tried again under what there is now."""
+        if not obstacles.session_epoch:
+            self._member.found_missing(session.ref)
+        elif obstacles.session_epoch != session.epoch:
+            self._member.moved(session.ref, epoch=obstacles.session_epoch)
+        else:
+            return False
+        return True
+
+    async def _try_takeover(
+        self, session: Session, wanted: Wanted, obstacles: Obstacles, /, *, until: float
+    ) -> Answer:
+        context = self._context
+        evidence = await gather(context, obstacles)
+        if await declare_reboots(context, evidence):
+            evidence = await gather(context, obstacles)
+        in_the_way = blockers(obstacles, evidence)
+        if in_the_way:
+            raise HeldElsewhere(
+                describe_blockers(in_the_way, timing=context.timing), blockers=in_the_way, revision=obstacles.revision
+            )
+        change = take_over(
+            context.keys, session, wanted, obstacles=obstacles, evidence=evidence, victim_request=context.fresh_id()
+        )
+        answer = await self._send(change, session=session, until=until)
+        if answer.applied:
+            proofs = sorted({str(obituary.proof) for obituary in evidence.obituaries.values()})
+            note("taken_over", level=logging.WARNING, domain=wanted.domain, proof=",".join(proofs) or "parked")
+        return answer
+
+    async def _answer_in_time(self, uuid: UUID, /, *, until: float) -> StoredDomain:
+        """The yes, or if it comes too late the lock is given back and nothing may start."""
+        holding = self._held.get(uuid)
+        session = self._member.session
+        if holding is None:
+            raise Superseded("the lock was taken by another before it could be used")
+        now = self._context.clock.now()
+        if holding.stored.record.owner == session.ref and session.may_answer_yes(now, self._context.timing):
+            return holding.stored
+        holding.guest.kill()
+        await holding.guest.gone()
+        await self._release(uuid, until=until)
+        raise SessionLost(f"session {session.ref} could not be proven any more when the lock came; it was given back")
+
+    # --- carrying over ---------------------------------------------------------------------------------------------
+
+    async def carry_over(self, session: Session, /) -> None:
+        """Re-join every domain into the new session; what has been taken by another meanwhile, its guest is killed."""
+        until = session.stop_at(self._context.timing)
+        for uuid in sorted(self._held):
+            async with self._turns[uuid]:
+                await self._carry_one(uuid, until=until)
+
+    async def _carry_one(self, uuid: UUID, /, *, until: float) -> None:
+        context = self._context
+        while (holding := self._held.get(uuid)) and holding.stored.record.owner != self._member.session.ref:
+            session = self._member.session
+            change = rejoin(context.keys, session, holding.stored, request=context.fresh_id())
+            try:
+                answer = await self._send(change, session=session, until=until)
+            except (Unreachable, OutcomeUnknown) as error:
+                note("rejoin_failed", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
+                if context.clock.now() >= until:
+                    return
+                await context.clock.sleep(PAUSE_SECONDS)
+                continue
+            if not await self._carried(uuid, holding, session, answer):
+                return
+
+    async def _carried(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> bool:
+        """Take in the answer to a re-join; whether to look again."""
+        stored = answer.stored
+        if stored is None or not _is_ours(stored, holding, session):
+            note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
+            del self._held[uuid]
+            holding.guest.kill()
+            return False
+        self._held[uuid] = Holding(stored, holding.guest)
+        if not answer.applied:
+            self._keep_in_step(session, answer)
+            return not self._member.session.lost
+        await self._guard.arm(holding.guest, session=session.ref.session)
+        note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
+        return True
+
+    # --- giving back -----------------------------------------------------------------------------------------------
+
+    async def release(self, uuid: UUID, /, *, until: float) -> None:
+        """Give back a domain whose guest is gone, and disarm the guest once that is known.
+
+        Raises `OutcomeUnknown` or `Unreachable` if etcd could not be asked until then: the locks may still stand.
+        """
+        async with self._turns[uuid]:
+            await self._release(uuid, until=until)
+
+    async def _release(self, uuid: UUID, /, *, until: float) -> None:
+        context = self._context
+        async for attempt in context.patiently(until=until):
+            with attempt:
+                while (holding := self._held.get(uuid)) is not None:
+                    session = self._member.session
+                    change = release(context.keys, session, holding.stored)
+                    answer = await self._send(change, session=session, until=until)
+                    await self._released(uuid, holding, session, answer)
+
+    async def _released(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> None:
+        stored = answer.stored
+        if stored is None or not _is_ours(stored, holding, session):
+            del self._held[uuid]
+            await self._guard.disarm(holding.guest)
+            note("released", domain=holding.stored.record.domain, token=holding.stored.token)
+            return
+        self._held[uuid] = Holding(stored, holding.guest)
+        self._keep_in_step(session, answer)
+        if self._member.session.lost:
+            raise Unreachable(f"session {session.ref} is gone; the locks are given back when it has joined anew")
+
+    # --- sending, and settling what was lost -----------------------------------------------------------------------
+
+    def _keep_in_step(self, session: Session, answer: Answer, /) -> None:
+        """Learn from a refused rewrite what has become of our own session's key."""
+        if answer.result is None:
+            return
+        found = answer.result.replies[0]
+        if not found:
+            self._member.found_missing(session.ref)
+        else:
+            self._member.moved(session.ref, epoch=found[0].mod_revision)
+
+    async def _send(self, change: Transition, /, *, session: Session, until: float) -> Answer:
+        """Send once. A lost answer is settled, so that what comes back is what was done."""
+        try:
+            result = await self._context.store.txn(change.txn)
+        except asyncio.CancelledError:
+            self._unsettled.append((session, change.uuid))
+            raise
+        except OutcomeUnknown as error:
+            note("outcome_unknown", level=logging.WARNING, domain=change.uuid, error=error)
+            found = await self._settle(session, change.uuid, until=until)
+            return Answer(change.was_applied(found), found)
+        if result.succeeded:
+            return Answer(True, change.stored(result.revision), result)
+        return Answer(False, decode_first(result.replies[1], decode_domain), result)
+
+    async def proven(self) -> None:
+        """etcd answers: settle what is still unknown, and give back what nobody was told of."""
+        try:
+            while self._unsettled:
+                await self._settle_one(*self._unsettled[0])
+        except EtcdlockError as error:
+            note("still_unsettled", level=logging.WARNING, outcomes=len(self._unsettled), error=error)
+
+    async def _settle_one(self, session: Session, uuid: UUID, /) -> None:
+        async with self._turns[uuid]:
+            found = await self._ask(session, uuid)
+            if found is not None and found.record.owner == session.ref and uuid not in self._held:
+                current = self._member.usable()
+                change = release(self._context.keys, current, found)
+                answer = await self._send(change, session=current, until=self._context.clock.now())
+                if not answer.applied:
+                    raise Unreachable(f"domain {uuid}: not given back yet")
+            self._unsettled = [item for item in self._unsettled if item != (session, uuid)]
+            note("settled", domain=uuid)
+
+    async def _settle(self, session: Session, uuid: UUID, /, *, until: float) -> StoredDomain | None:
+        """The domain as it stands once nothing of the session's earlier epochs can commit any more."""
+        try:
+            async for attempt in self._context.patiently(until=until):
+                with attempt:
+                    found = await self._ask(session, uuid)
+        except (Unreachable, OutcomeUnknown) as error:
+            self._unsettled.append((session, uuid))
+            raise OutcomeUnknown(
+                f"domain {uuid}: etcd did not say whether it was done, and cannot be asked: {error}",
+                hint="it is settled when etcd answers again; until then nothing runs on it",
+            ) from error
+        return found
+
+    async def _ask(self, session: Session, uuid: UUID, /) -> StoredDomain | None:
+        """Put a barrier and read the domain behind it."""
+        result = await self._context.store.txn(barrier(self._context.keys, session, uuid=uuid))
+        if result.succeeded:
+            self._member.moved(session.ref, epoch=result.revision)
+        else:
+            self._member.found_missing(session.ref)
+        return decode_first(result.replies[-1], decode_domain)
+
+
+def _is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:
+    """By session, not by host: another program of this host may have taken the domain over with a proof."""
+    return stored.record.owner in (holding.stored.record.owner, session.ref)

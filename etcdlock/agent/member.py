@@ -1,0 +1,253 @@
+"""Keeps this program's session: joins, proves it, joins anew when its key is gone, leaves.
+
+Guaranteed: the guard hears of a proof only after the heartbeat committed, with the instant it was *sent*. A lease
+keepalive is sent beside every heartbeat so that etcd keeps the key; what it answers proves nothing.
+
+Which clock: `ports.Clock`. Whether a lost session's locks are carried over is `ledger`'s part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import NoReturn, Protocol
+
+from etcdlock.agent.context import Context
+from etcdlock.errors import EtcdlockError, SessionLost, Unreachable
+from etcdlock.journal import note
+from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
+from etcdlock.ports import Get, Guard, KeyRange, Txn
+from etcdlock.records import decode_contract, decode_session
+from etcdlock.session import Neighbour, Phase, Session, check_contract, duplicate_host, judge_neighbour
+from etcdlock.timing import EXPIRY_SCAN_SECONDS
+from etcdlock.transitions import heartbeat, join, leave, write_obituary
+
+NEIGHBOUR_PAUSE_SECONDS = 0.3
+
+
+class Follower(Protocol):
+    """What depends on a member's sessions."""
+
+    def carry_over(self, session: Session, /) -> Coroutine[None, None, None]:
+        """A new session has taken the lost one's place."""
+        ...
+
+    def proven(self) -> Coroutine[None, None, None]:
+        """A heartbeat has committed: etcd answers."""
+        ...
+
+
+class Member:
+    """One member of the cluster, over however many sessions it takes."""
+
+    def __init__(self, context: Context, /, *, guard: Guard) -> None:
+        self._context = context
+        self._guard = guard
+        self._session: Session | None = None
+        self._changed = asyncio.Event()
+        self.last_failure = ""
+
+    @property
+    def session(self) -> Session:
+        """The latest session; raises `SessionLost` before the first one has joined."""
+        if self._session is None:
+            raise SessionLost("this program has not joined the cluster yet")
+        return self._session
+
+    @property
+    def phase(self) -> Phase:
+        """What may be done right now."""
+        return self.session.phase(self._context.clock.now(), self._context.timing)
+
+    def usable(self) -> Session:
+        """The session, if something new may be acquired under it; else raises `SessionLost`."""
+        if self.phase is not Phase.LIVE:
+            raise SessionLost(
+                f"session {self.session.ref} is {self.phase}: nothing is acquired under it. {self.last_failure}".strip()
+            )
+        return self.session
+
+    def moved(self, ref: SessionRef, /, *, epoch: int) -> None:
+        """A barrier has begun a new epoch of the session `ref`."""
+        if self.session.ref == ref:
+            self._session = self.session.moved(epoch)
+
+    def found_missing(self, ref: SessionRef, /) -> None:
+        """A committed transaction found the key of session `ref` gone."""
+        if self.session.ref == ref and not self.session.lost:
+            note("session_lost", level=logging.WARNING, session=ref)
+            self._session = self.session.missing()
+            self._changed.set()
+
+    # --- joining ---------------------------------------------------------------------------------------------------
+
+    async def join(self, *, until: float) -> Session:
+        """Become a session with a new id and a new lease. Raises `Refused` of several kinds, or `Unreachable`."""
+        async for attempt in self._context.patiently(until=until):
+            with attempt:
+                session = await self._join_once()
+        await self._guard.prove(session.ref.session, at=session.proven_at)
+        self._session = session
+        note("session_joined", session=session.ref, kind=session.record.kind, lease=f"{session.lease:x}")
+        return session
+
+    async def _join_once(self) -> Session:
+        context = self._context
+        contract_revision, seen = await self._look_round()
+        lease = await context.store.grant(ttl_seconds=context.timing.ttl_seconds)
+        try:
+            context.timing.granted(lease.ttl_seconds)
+            record = SessionRecord(
+                ref=SessionRef(context.host, context.fresh_id()),
+                machine=context.machine,
+                kind=context.kind,
+                version=context.version,
+                address=context.address,
+                since=context.since(),
+            )
+            sent_at = context.clock.now()
+            result = await context.store.txn(
+                join(
+                    context.keys,
+                    record,
+                    lease=lease.id,
+                    contract=context.contract,
+                    contract_revision=contract_revision,
+                    seen=seen,
+                )
+            )
+            if not result.succeeded:
+                raise Unreachable("other sessions of this host came or the contract changed while joining")
+        except EtcdlockError:
+            await self._drop(lease.id)
+            raise
+        return Session(record, lease.id, result.revision, result.revision, sent_at)
+
+    async def _look_round(self) -> tuple[int, int]:
+        """Check the contract and who else lives under our host id; revisions of the contract and of the look."""
+        context = self._context
+        begun = context.clock.now()
+        patience = context.timing.ttl_seconds + EXPIRY_SCAN_SECONDS + 2 * context.timing.try_timeout_seconds
+        while True:
+            looked = await context.store.txn(
+                Txn((), (Get(KeyRange(context.keys.contract)), Get(context.keys.sessions(context.host))))
+            )
+            contract, others = looked.replies
+            if contract:
+                check_contract(context.contract, decode_contract(contract[0]), key=context.keys.contract)
+            records = [decode_session(found) for found in others]
+            strangers = [r for r in records if judge_neighbour(context.machine, r) is Neighbour.EARLIER_BOOT]
+            if not strangers:
+                return (contract[0].mod_revision if contract else 0), looked.revision
+            waited = context.clock.now() - begun
+            if waited > patience:
+                raise duplicate_host(strangers[0], waited_seconds=waited)
+            await context.clock.sleep(NEIGHBOUR_PAUSE_SECONDS)
+
+    async def _drop(self, lease: int) -> None:
+        """Nothing may be left of a session that nobody keeps; if etcd is away the lease runs out by itself."""
+        try:
+            await self._context.store.revoke(lease)
+        except EtcdlockError as error:
+            note("lease_left_to_expire", level=logging.WARNING, lease=f"{lease:x}", error=error)
+
+    # --- renewing --------------------------------------------------------------------------------------------------
+
+    async def keep(self, follower: Follower, /) -> NoReturn:
+        """Renew for ever; the follower hears of every proof, and of every later session before it is first renewed."""
+        async with asyncio.TaskGroup() as following:
+            failures = 0
+            await self._pause(self._context.timing.renew_every_seconds)
+            while True:
+                begun = self._context.clock.now()
+                if self.session.lost:
+                    done = await self._join_anew()
+                    follow = follower.carry_over(self.session) if done else None
+                else:
+                    done = await self._renew(self.session)
+                    follow = follower.proven() if done else None
+                if follow is not None:
+                    following.create_task(follow)  # beside the renewals: no lock of a guest may hold these up
+                failures = 0 if done else failures + 1
+                await self._pause(self._next_in(failures, spent=self._context.clock.now() - begun))
+
+    def _next_in(self, failures: int, *, spent: float) -> float:
+        every = self._context.timing.renew_every_seconds
+        return min(every, self._context.backoff_seconds(failures)) if failures else max(every - spent, 0.0)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but no longer once the session is found missing."""
+        if self._changed.is_set():
+            self._changed.clear()
+            return
+        sleeping = asyncio.ensure_future(self._context.clock.sleep(seconds))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            changed.cancel()
+
+    async def _renew(self, session: Session) -> bool:
+        """One heartbeat, one keepalive. Whether a proof came of it."""
+        proof, _ = await asyncio.gather(self._heartbeat(session), self._keep_alive(session))
+        return proof
+
+    async def _heartbeat(self, session: Session) -> bool:
+        context = self._context
+        sent_at = context.clock.now()
+        try:
+            result = await context.store.txn(heartbeat(context.keys, session))
+        except EtcdlockError as error:
+            self.last_failure = str(error)
+            note("heartbeat_failed", level=logging.WARNING, session=session.ref, error=error)
+            return False
+        if not result.succeeded:
+            self.found_missing(session.ref)
+            return False
+        if self.session.ref == session.ref:
+            self._session = self.session.proven(sent_at)
+            await self._guard.prove(session.ref.session, at=self.session.proven_at)
+        self.last_failure = ""
+        return True
+
+    async def _keep_alive(self, session: Session) -> None:
+        try:
+            await self._context.store.keep_alive(session.lease)
+        except EtcdlockError as error:
+            note("keepalive_failed", level=logging.DEBUG, session=session.ref, error=error)
+
+    async def _join_anew(self) -> bool:
+        """Once more a session, while the guests of the lost one still have time."""
+        try:
+            await self.join(until=self._context.clock.now())
+        except EtcdlockError as error:
+            self.last_failure = str(error)
+            note("join_failed", level=logging.WARNING, host=self._context.host, error=error)
+            return False
+        return True
+
+    # --- leaving ---------------------------------------------------------------------------------------------------
+
+    async def leave(self, *, unreleased: bool, until: float) -> bool:
+        """End the session in order; with `unreleased` locks this leaves the proof that lets others take them.
+
+        Nothing of the session may be running. Returns whether etcd knows; if not, the lease runs out by itself.
+        """
+        context, session = self._context, self.session
+        obituary = None
+        if unreleased:
+            obituary = Obituary(session.ref, Proof.LEFT, str(session.ref), "ended with locks unreleased", context.since())
+        try:
+            async for attempt in context.patiently(until=until):
+                with attempt:
+                    result = await context.store.txn(leave(context.keys, session, obituary=obituary))
+                    if obituary is not None and not result.succeeded:
+                        await context.store.txn(write_obituary(context.keys, obituary))
+        except EtcdlockError as error:
+            note("session_left_to_expire", level=logging.WARNING, session=session.ref, error=error)
+            return False
+        await self._drop(session.lease)
+        note("session_left", session=session.ref)
+        return True

@@ -1,0 +1,210 @@
+"""One guest under a session of its own: what `etcdlock run` does where no agent is up.
+
+Guaranteed: the guest's processes exist behind a closed gate and are armed before their locks are asked for; the gate opens
+only with the locks held and the session proven in time; the locks are given back only when the last process of the guest
+is gone. Whatever ends this program in order leaves nothing of it in etcd, or the proof that lets others take it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etcdlock.agent.context import Context
+from etcdlock.agent.enforcer import Enforcer, Together
+from etcdlock.agent.kept_guard import KeptGuard
+from etcdlock.agent.ledger import Ledger
+from etcdlock.agent.member import Member
+from etcdlock.agent.observer import Observer
+from etcdlock.agent.waiting import wait_for_change
+from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, SessionLost, Unreachable
+from etcdlock.journal import note
+from etcdlock.model import DomainId, Resource, StoredDomain
+from etcdlock.ports import ExitStatus, Guest, Guests
+from etcdlock.session import Phase
+from etcdlock.transitions import Wanted
+
+LIVE_PAUSE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is to run: the domain, its resources, and the command with its environment.
+
+    `wait_seconds` is how long to wait for locks that others hold; `answer_seconds` how long for an etcd that is away.
+    """
+
+    domain: DomainId
+    resources: tuple[Resource, ...]
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    wait_seconds: float = 0.0
+    answer_seconds: float = 10.0
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long an etcd that is away is waited for."""
+        return max(self.wait_seconds, self.answer_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How it ended: the command's status, whether etcdlock stopped it, and whether the locks are known to be free."""
+
+    status: ExitStatus
+    stopped: bool
+    released: bool
+
+
+class Solo:
+    """Runs one task, once."""
+
+    def __init__(self, context: Context, task: Task, /, *, guests: Guests, guard: KeptGuard | None) -> None:
+        self._context = context
+        self._task = task
+        self._guests = guests
+        self._enforcer = Enforcer(context.clock, timing=context.timing)
+        self._kept_guard = guard
+        self._guard = Together(self._enforcer, guard) if guard else Together(self._enforcer)
+        self._member = Member(context, guard=self._guard)
+        self._ledger = Ledger(context, member=self._member, guard=self._guard)
+        self._observer = Observer(context)
+        self._running: Guest | None = None
+
+    def signal(self, number: int, /) -> bool:
+        """Pass a signal on to the guest; False if none runs yet, and then nothing was done."""
+        if self._running is None:
+            return False
+        self._running.signal(number)
+        return True
+
+    async def run(self) -> Ending:
+        """Join, acquire, run, release, leave. Raises what `Member.join` and `Ledger.acquire` raise."""
+        clock = self._context.clock
+        try:
+            await self._member.join(until=clock.now() + self._task.answer_seconds)
+        except EtcdlockError:
+            await self._guard.close()
+            raise
+        keepers: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self._enforcer.keep()),
+            asyncio.ensure_future(self._member.keep(self._ledger)),
+            asyncio.ensure_future(self._observer.keep()),
+            *([asyncio.ensure_future(self._kept_guard.keep())] if self._kept_guard else []),
+        ]
+        try:
+            guest, stored = await self._start()
+            return await self._until_gone(guest, stored, keepers=keepers)
+        finally:
+            await self._leave()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await self._guard.close()
+
+    # --- starting --------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> tuple[Guest, StoredDomain]:
+        """Try, and where others hold the locks wait for them, until guest and locks are there and the gate is open."""
+        begun = self._context.clock.now()
+        held_until, away_until = begun + self._task.wait_seconds, begun + self._task.patience_seconds
+        while True:
+            try:
+                return await self._attempt(until=away_until)
+            except HeldElsewhere as refusal:
+                if self._context.clock.now() >= held_until:
+                    raise
+                note("waiting", domain=self._task.domain, blockers=len(refusal.blockers))
+                await wait_for_change(
+                    self._context, refusal, resources=self._task.resources, observer=self._observer, until=held_until
+                )
+            except (Unreachable, OutcomeUnknown, SessionLost) as error:
+                if self._context.clock.now() >= away_until:
+                    raise
+                note("attempt_failed", level=logging.WARNING, domain=self._task.domain, error=error)
+            await self._ready(until=away_until)
+
+    async def _ready(self, *, until: float) -> None:
+        """Wait for a session that may acquire and for every earlier outcome to be known."""
+        clock = self._context.clock
+        while (self._member.phase is not Phase.LIVE or self._ledger.unsettled) and clock.now() < until:
+            await clock.sleep(LIVE_PAUSE_SECONDS)
+
+    async def _attempt(self, *, until: float) -> tuple[Guest, StoredDomain]:
+        task, context = self._task, self._context
+        guest = await self._guests.start(task.command, environment=task.environment)
+        wanted = Wanted(
+            task.domain, task.resources, context.fresh_id(), context.since(), pid=guest.pid, pid_start=guest.pid_start
+        )
+        try:
+            stored = await self._ledger.acquire(wanted, guest, until=until)
+            guest.open_gate(token=stored.token)  # nothing is awaited between the answer and this
+        except BaseException:
+            await self._put_away(guest)
+            raise
+        self._running = guest
+        note("guest_started", domain=task.domain, pid=guest.pid, token=stored.token)
+        return guest, stored
+
+    async def _put_away(self, guest: Guest, /) -> None:
+        """A guest that never ran."""
+        guest.kill()
+        await guest.gone()
+        await self._guard.disarm(guest)
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    async def _until_gone(
+        self, guest: Guest, stored: StoredDomain, /, *, keepers: Sequence[asyncio.Future[Any]]
+    ) -> Ending:
+        """Wait for the guest's end, kill it if one of our own parts fails, and give its locks back."""
+        going = asyncio.ensure_future(guest.gone())
+        ends: list[asyncio.Future[Any]] = [going, *keepers]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not going.done():
+                guest.kill()
+            status = await going
+            self._running = None
+            stopped = self._was_stopped(guest, status)
+            released = await self._give_back(stored)
+        for keeper in keepers:
+            if keeper.done():
+                raise _first_cause(keeper.exception())
+        return Ending(status, stopped, released)
+
+    def _was_stopped(self, guest: Guest, status: ExitStatus, /) -> bool:
+        """By us or by the guard, because its session could not be proven, or because its lock was taken meanwhile."""
+        by_guard = status.signal == signal.SIGKILL and self._enforcer.overdue(guest)
+        return self._enforcer.stopped(guest) or by_guard or self._ledger.holding(self._task.domain.uuid) is None
+
+    async def _give_back(self, stored: StoredDomain, /) -> bool:
+        until = self._context.clock.now() + self._task.answer_seconds
+        try:
+            await self._ledger.release(stored.record.domain.uuid, until=until)
+        except EtcdlockError as error:
+            note("not_released", level=logging.WARNING, domain=self._task.domain, error=error)
+            return False
+        return True
+
+    async def _leave(self) -> None:
+        """End the session; where an outcome is unknown or a lock could not be given back, say so with the obituary.
+
+        The guest is gone by now, so the obituary is true.
+        """
+        await self._ledger.proven()
+        unreleased = self._ledger.unsettled or self._ledger.holding(self._task.domain.uuid) is not None
+        patience = 0.0 if unreleased else self._task.answer_seconds
+        await self._member.leave(unreleased=unreleased, until=self._context.clock.now() + patience)
+
+
+def _first_cause(error: BaseException | None, /) -> BaseException:
+    """What made one of our own parts end; a task group wraps it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error or RuntimeError("a part that must never end has ended")

@@ -1,0 +1,73 @@
+"""The `etcdlock` command: its subcommands, and how an error is shown."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+import etcdlock
+from etcdlock.cli.common import log_to_stderr, print_json, with_common
+from etcdlock.cli.exits import exit_for
+from etcdlock.errors import EtcdlockError, HeldElsewhere
+
+COMMANDS = ("run",)
+
+
+def build() -> typer.Typer:
+    """The application with all its commands; each is `command` in its own module."""
+    app = typer.Typer(
+        name="etcdlock",
+        help="Clustered locks for virtual machines and their disks, over etcd.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_everywhere)
+    for name in COMMANDS:
+        module = import_module(f"etcdlock.cli.{name}_command")
+        app.command(name, help=module.__doc__)(with_common(module.command))
+    return app
+
+
+def _everywhere(*, version: bool = typer.Option(False, "--version", is_eager=True, help="print the version")) -> None:
+    if version:
+        print(etcdlock.__version__)
+        raise typer.Exit
+
+
+def run_command_line() -> int:
+    """Run what `sys.argv` says; the exit code, with every error shown on stderr (as JSON with --json)."""
+    log_to_stderr()
+    try:
+        build()(standalone_mode=True)
+    except EtcdlockError as error:
+        _show(error, as_json="--json" in _own_arguments())
+        return int(exit_for(error))
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+def _own_arguments() -> list[str]:
+    """This command line without the guest's command behind `--`."""
+    arguments = sys.argv[1:]
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _show(error: EtcdlockError, /, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, object] = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+        if isinstance(error, HeldElsewhere):
+            from etcdlock.cli.documents import blocker_document
+
+            document["blockers"] = [blocker_document(blocker) for blocker in error.blockers]
+        print_json(document)
+        return
+    for line in str(error).splitlines() or [""]:
+        print(f"etcdlock: {line}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""Puts the real adapters behind the ports; the only place, with the commands, that knows both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import etcdlock
+from etcdlock.agent.context import Context
+from etcdlock.errors import UnsafeEtcd
+from etcdlock.model import SessionKind
+
+if TYPE_CHECKING:
+    from etcdlock.adapters.etcd import EtcdStore
+    from etcdlock.adapters.processes import LocalGuests
+    from etcdlock.agent.kept_guard import KeptGuard
+    from etcdlock.config import Settings
+    from etcdlock.timing import Timing
+
+
+@contextlib.asynccontextmanager
+async def open_store(settings: Settings, /) -> AsyncIterator[EtcdStore]:
+    """A connection to the settings' etcd, closed at the end. Nothing is sent yet."""
+    from etcdlock.adapters.etcd import EtcdStore
+    from etcdlock.adapters.etcd_options import EtcdOptions
+
+    store = EtcdStore(
+        EtcdOptions(
+            endpoints=settings.endpoints,
+            try_timeout_seconds=settings.timing.try_timeout_seconds,
+            ca_file=settings.ca_file,
+            cert_file=settings.cert_file,
+            key_file=settings.key_file,
+            username=settings.username,
+            password=settings.password(),
+            max_txn_ops=settings.max_txn_ops,
+        )
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) -> Context:
+    """Who we are on this host, on real clocks."""
+    from etcdlock.adapters.clock import BootClock
+    from etcdlock.adapters.machine import default_host_id, read_machine, source_address
+
+    host, _, port = settings.endpoints[0].rpartition(":")
+    return Context(
+        store=store,
+        clock=BootClock(),
+        keys=settings.keyspace,
+        contract=settings.contract,
+        host=settings.host_id or default_host_id(),
+        machine=read_machine(),
+        kind=kind,
+        version=etcdlock.__version__,
+        address=source_address(host.strip("[]"), port=int(port)),
+    )
+
+
+async def check_versions(settings: Settings, store: EtcdStore, /) -> tuple[str, ...]:
+    """Warnings about the versions that etcd's members state; raises `UnsafeEtcd` for one that loses data."""
+    from etcdlock.etcdversion import Standing, judge_version
+
+    verdicts = {
+        report.endpoint: judge_version(report.version) for report in await store.inspect() if report.reachable
+    }
+    for endpoint, verdict in verdicts.items():
+        if verdict.standing is Standing.REFUSE and not settings.allow_unsafe_etcd:
+            raise UnsafeEtcd(
+                f"{endpoint}: {verdict.text}", hint="only for a trial: allow_unsafe_etcd = true accepts it all the same"
+            )
+    return tuple(f"{endpoint}: {verdict.text}" for endpoint, verdict in verdicts.items() if verdict.text)
+
+
+async def start_guard(timing: Timing, guests: LocalGuests, /) -> KeptGuard:
+    """A guard process, replaced when it dies, that is not taken for a guest's."""
+    from etcdlock.adapters.guardlink import GuardLink
+    from etcdlock.agent.kept_guard import KeptGuard
+
+    async def start() -> GuardLink:
+        link = await GuardLink.start(
+            budget_seconds=timing.stop_after_seconds, kill_seconds=timing.kill_seconds + timing.guard_lag_seconds
+        )
+        guests.spare(link.pid)
+        return link
+
+    return KeptGuard(await start(), start=start)

@@ -1,0 +1,178 @@
+"""Every setting of etcdlock in one frozen record: from flags, the environment, a TOML file, or its default, in that order.
+
+A key that is not known is refused, wherever it stands; a mistake names the file (or variable), the key, the value and the
+rule. Secrets are read from files only. Every setting is documented in docs/CONFIGURATION.md, which a test holds to be true.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from etcdlock.errors import InvalidSetting
+from etcdlock.keyspace import Keyspace
+from etcdlock.session import Contract
+from etcdlock.timing import Timing
+
+DEFAULT_FILE = Path("/etc/etcdlock/etcdlock.toml")
+ENVIRONMENT_PREFIX = "ETCDLOCK_"
+FOR_GUESTS = frozenset(("TOKEN", "DOMAIN_UUID", "DOMAIN_NAME", "HOST_ID", "CONFIG"))
+"""Variables with our prefix that are no settings: those a guest is given, and the file's own."""
+
+
+class TimingSettings(BaseModel):
+    """Table `[timing]`: the cluster's timing contract, the same on every host. Seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ttl_seconds: int = Field(default=10, description="TTL of a session's lease in etcd")
+    hold_off_seconds: float = Field(default=25.0, description="how long a session must be seen missing before silence is proof")
+    renew_every_seconds: float = Field(default=2.0, description="how often a session is renewed")
+    try_timeout_seconds: float = Field(default=1.5, description="how long one try at one endpoint may take")
+    kill_seconds: float = Field(default=5.0, description="time for a killed guest to be gone")
+    guard_lag_seconds: float = Field(default=1.0, description="how late the guard may be scheduled")
+    clock_rate_error: float = Field(default=0.001, description="by how much two hosts' clocks may differ in rate")
+
+
+class Settings(BaseSettings):
+    """All settings, checked and frozen."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    cluster: str = Field(default="default", min_length=1, description="the hosts with the same prefix and cluster share locks")
+    prefix: str = Field(default="/etcdlock", description="where in etcd all keys lie")
+    host_id: str = Field(default="", description="this host's unique name in the cluster; default: its host name")
+    endpoints: tuple[str, ...] = Field(default=("127.0.0.1:2379",), min_length=1, description="etcd members, host:port")
+    ca_file: str = Field(default="", description="CA certificate that etcd's certificates are checked against; switches TLS on")
+    cert_file: str = Field(default="", description="client certificate")
+    key_file: str = Field(default="", description="the client certificate's private key")
+    username: str = Field(default="", description="etcd user")
+    password_file: str = Field(default="", description="file that holds the etcd user's password")
+    max_txn_ops: int = Field(default=128, ge=8, description="etcd's --max-txn-ops")
+    allow_unsafe_etcd: bool = Field(default=False, description="accept etcd 3.5.0 to 3.5.2, which can lose committed data")
+    disk_identity: Literal["path", "md5"] = Field(default="path", description="how a disk is named; the same on every host")
+    readonly_disks: Literal["none", "shared"] = Field(default="none", description="whether a read-only disk takes a shared lock")
+    takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="whether silence is proof of a host's end")
+    answer_seconds: float = Field(default=10.0, gt=0, description="how long a command waits for an etcd that is away")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged to stderr")
+    timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands in: it has already put flags over the environment over the file."""
+        return (init_settings,)
+
+    @property
+    def contract(self) -> Contract:
+        """What all hosts of the cluster must agree on. Raises `UnsafeTiming`."""
+        return Contract(
+            timing=Timing(**self.timing.model_dump()),
+            disk_identity=self.disk_identity,
+            readonly_disks=self.readonly_disks,
+            takeover_needs=self.takeover_needs,
+        )
+
+    @property
+    def keyspace(self) -> Keyspace:
+        """Where the cluster's keys lie."""
+        return Keyspace(cluster=self.cluster, prefix=self.prefix)
+
+    def password(self) -> str:
+        """The password from its file, without the line end. Raises `InvalidSetting`."""
+        if not self.password_file:
+            return ""
+        try:
+            return Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidSetting(f"password_file: {self.password_file}: {error}") from error
+
+
+def load(
+    *, file: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Settings from flags, the environment and the file. `file` must exist if it is given; the default one may not.
+
+    Raises `InvalidSetting`, naming where the mistake stands.
+    """
+    named = file or (Path(environment["ETCDLOCK_CONFIG"]) if environment.get("ETCDLOCK_CONFIG") else None)
+    path = named or DEFAULT_FILE
+    from_file = _read_file(path, must_exist=named is not None)
+    from_environment = _read_environment(environment)
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    merged = {**from_file, **from_environment, **given}
+    timing = {**from_file.get("timing", {}), **from_environment.get("timing", {}), **given.get("timing", {})}
+    if timing:
+        merged["timing"] = timing
+    sources = ((str(path), from_file), ("the environment", from_environment), ("the command line", given))
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise _explained(error, sources) from error
+    settings.keyspace  # noqa: B018 - refuses a prefix that no key can have
+    return settings
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise InvalidSetting(f"{path}: no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSetting(f"{path}: {error}", hint="it must be a TOML file in UTF-8") from error
+    if not isinstance(values.get("timing", {}), dict):
+        raise InvalidSetting(f"{path}: key 'timing' must be a table: [timing]")
+    return values
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    timing: dict[str, str] = {}
+    for name, value in environment.items():
+        key = name.removeprefix(ENVIRONMENT_PREFIX)
+        if key == name or key in FOR_GUESTS or not value:
+            continue
+        setting = key.lower()
+        if setting.startswith("timing__"):
+            timing[setting.removeprefix("timing__")] = value
+        elif setting == "endpoints":
+            values[setting] = tuple(part.strip() for part in value.split(",") if part.strip())
+        else:
+            values[setting] = value
+    return {**values, "timing": timing} if timing else values
+
+
+def _explained(error: ValidationError, sources: tuple[tuple[str, Mapping[str, Any]], ...]) -> InvalidSetting:
+    """The first mistake in words: where it stands, key, value, rule."""
+    mistake = error.errors()[0]
+    path = [str(part) for part in mistake["loc"]]
+    key = ".".join(path)
+    where = next((name for name, values in reversed(sources) if path and _has(values, path)), "settings")
+    if mistake["type"] == "extra_forbidden":
+        table = TimingSettings.model_fields if len(path) > 1 else Settings.model_fields
+        close = difflib.get_close_matches(path[-1], list(table), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "docs/CONFIGURATION.md lists every setting"
+        return InvalidSetting(f"{where}: there is no setting {key!r} (value {mistake['input']!r})", hint=hint)
+    return InvalidSetting(f"{where}: {key} is {mistake['input']!r}: {mistake['msg']}")
+
+
+def _has(values: Mapping[str, Any], path: list[str]) -> bool:
+    inner = values.get(path[0], {}) if len(path) > 1 and path[0] == "timing" else None
+    return path[1] in inner if isinstance(inner, Mapping) and inner else path[0] in values and inner is None

@@ -1,0 +1,177 @@
+"""What stands in the way of an acquire, and when it may be taken away; pure.
+
+A lock of another session is given away only with a proof of that session's end which is itself a record in etcd (its
+obituary), or if it is parked, so that its guest's vCPUs are stopped, and its session's key is gone. What was read only
+proposes; the transaction compares every proof and every record again, so nothing that changed in between is taken.
+
+All that is wanted is taken in one transaction: the domain itself, free resources, and resources of any number of dead
+domains, whose own records are rewritten without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from etcdlock.keyspace import Keyspace
+from etcdlock.model import Blocker, LockState, Obituary, Resource, SessionRef, StoredDomain, StoredResource
+from etcdlock.ports import Compare, Delete, Get, KeyRange, Op, Put, Txn, TxnResult
+from etcdlock.records import decode_domain, decode_first, decode_resource, encode_domain
+from etcdlock.session import Session
+from etcdlock.transitions import (
+    Transition,
+    Wanted,
+    absent,
+    nothing_newer,
+    own,
+    present,
+    put_domain,
+    put_resources,
+    unchanged,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """What a refused acquire found in its way, at `revision`."""
+
+    revision: int
+    session_epoch: int
+    domain: StoredDomain | None
+    resources: tuple[StoredResource, ...]
+
+    @property
+    def owners(self) -> frozenset[UUID]:
+        """The domains whose records tell who holds all this."""
+        uuids = {item.record.domain.uuid for item in self.resources}
+        return frozenset(uuids | ({self.domain.record.domain.uuid} if self.domain else set()))
+
+
+def read_obstacles(result: TxnResult, /) -> Obstacles:
+    """Parse the failure branch of `transitions.acquire`; raises `CorruptRecord`. Epoch 0: our session's key is gone."""
+    session, domain, *rivals = result.replies
+    return Obstacles(
+        revision=result.revision,
+        session_epoch=session[0].mod_revision if session else 0,
+        domain=decode_first(domain, decode_domain),
+        resources=tuple(decode_resource(found) for group in rivals for found in group),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the owners: their domains' records, who lives, who is proven dead."""
+
+    domains: Mapping[UUID, StoredDomain] = field(default_factory=dict)
+    living: frozenset[SessionRef] = frozenset()
+    obituaries: Mapping[SessionRef, Obituary] = field(default_factory=dict)
+
+    def may_be_taken(self, stored: StoredDomain, /) -> bool:
+        """Whether there is a proof, or the domain is parked and its session gone."""
+        owner = stored.record.owner
+        parked = stored.record.state is LockState.PARKED and owner not in self.living
+        return owner in self.obituaries or parked
+
+
+def look_at_domains(keys: Keyspace, uuids: frozenset[UUID], /) -> Txn:
+    """Read the owners' records."""
+    return Txn((), tuple(Get(KeyRange(keys.domain(uuid))) for uuid in sorted(uuids)))
+
+
+def look_at_sessions(keys: Keyspace, refs: frozenset[SessionRef], /) -> Txn:
+    """Read session key and obituary of each, in that order."""
+    ordered = sorted(refs)
+    return Txn(
+        (),
+        tuple(Get(KeyRange(key)) for ref in ordered for key in (keys.session(ref), keys.obituary(ref))),
+    )
+
+
+def blockers(obstacles: Obstacles, evidence: Evidence, /) -> tuple[Blocker, ...]:
+    """Everything that is in the way and may not be taken; empty if a takeover may be tried."""
+    found = []
+    if obstacles.domain is not None and not evidence.may_be_taken(obstacles.domain):
+        found.append(_blocker(obstacles.domain, None, evidence))
+    for item in obstacles.resources:
+        uuid = item.record.domain.uuid
+        if obstacles.domain is not None and uuid == obstacles.domain.record.domain.uuid:
+            continue
+        stored = evidence.domains.get(uuid)
+        if stored is None or not any(_same(item.record.resource, listed) for listed in stored.record.resources):
+            found.append(Blocker(domain=item.record.domain, resource=item.record.resource))
+        elif not evidence.may_be_taken(stored):
+            found.append(_blocker(stored, item.record.resource, evidence))
+    return tuple(found)
+
+
+def _blocker(stored: StoredDomain, resource: Resource | None, evidence: Evidence) -> Blocker:
+    record = stored.record
+    return Blocker(
+        domain=record.domain,
+        resource=resource,
+        owner=record.owner,
+        state=record.state,
+        since=record.since,
+        token=stored.token,
+        alive=record.owner in evidence.living,
+    )
+
+
+def take_over(
+    keys: Keyspace, session: Session, wanted: Wanted, /, *, obstacles: Obstacles, evidence: Evidence, victim_request: str
+) -> Transition:
+    """Take the wanted domain and resources from sessions that are proven dead. Call only if `blockers` found none."""
+    before, uuid = obstacles.domain, wanted.domain.uuid
+    victims = [evidence.domains[item] for item in sorted(obstacles.owners - {uuid})]
+    taken_from = [*([before] if before else []), *victims]
+    domain_key = keys.domain(uuid)
+    compares: list[Compare] = [
+        own(keys, session),
+        unchanged(domain_key, before.mod_revision) if before else absent(KeyRange(domain_key)),
+        *(unchanged(keys.domain(victim.record.domain.uuid), victim.mod_revision) for victim in victims),
+        *_proofs(keys, taken_from, evidence),
+        *(nothing_newer(keys.rivals(resource), obstacles.revision) for resource in wanted.locked),
+    ]
+    record = wanted.record(session)
+    writes: list[Op] = [put_domain(keys, record), *put_resources(keys, wanted.domain, wanted.locked)]
+    for victim in victims:
+        writes.append(_without(keys, victim, _lost_by(victim, wanted), request=victim_request))
+    written = {write.key for write in writes if isinstance(write, Put)}
+    gone = {key for stored in taken_from for key in _keys_given_up(keys, stored, wanted)} - written
+    txn = Txn(
+        compare=tuple(compares),
+        success=(*writes, *(Delete(KeyRange(key)) for key in sorted(gone))),
+        failure=(Get(KeyRange(keys.session(session.ref))), Get(KeyRange(domain_key))),
+    )
+    return Transition(txn, uuid, record)
+
+
+def _proofs(keys: Keyspace, taken_from: list[StoredDomain], evidence: Evidence) -> tuple[Compare, ...]:
+    proofs = {}
+    for stored in taken_from:
+        owner = stored.record.owner
+        proven = owner in evidence.obituaries
+        proofs[owner] = present(keys.obituary(owner)) if proven else absent(KeyRange(keys.session(owner)))
+    return tuple(proofs[owner] for owner in sorted(proofs))
+
+
+def _same(one: Resource, other: Resource) -> bool:
+    return (one.lockspace, one.name) == (other.lockspace, other.name)
+
+
+def _lost_by(victim: StoredDomain, wanted: Wanted) -> tuple[Resource, ...]:
+    return tuple(r for r in victim.record.resources if any(_same(r, w) for w in wanted.locked))
+
+
+def _keys_given_up(keys: Keyspace, stored: StoredDomain, wanted: Wanted) -> set[str]:
+    """Of the domain itself all its old resources go; of a victim only those that are wanted."""
+    record = stored.record
+    gone = record.resources if record.domain.uuid == wanted.domain.uuid else _lost_by(stored, wanted)
+    return {keys.resource(resource, uuid=record.domain.uuid) for resource in gone}
+
+
+def _without(keys: Keyspace, victim: StoredDomain, lost: tuple[Resource, ...], /, *, request: str) -> Put:
+    left = tuple(resource for resource in victim.record.resources if resource not in lost)
+    record = replace(victim.record, resources=left, request=request, token=victim.token)
+    return Put(keys.domain(record.domain.uuid), encode_domain(record))

@@ -1,0 +1,195 @@
+"""The store of one host on a `FakeEtcd`, with faults scripted for this host alone.
+
+It implements `Store` and is told apart from a real one by nothing but its speed. Every call takes time on its way, so
+that calls of several tasks and hosts really interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from etcdlock.errors import (
+    OutcomeUnknown,
+    Refused,
+    TooManyOperations,
+    Unreachable,
+    WatchCancelled,
+    WatchCompacted,
+)
+from etcdlock.ports import Event, KeyRange, Lease, Snapshot, Txn, TxnResult
+from etcdlock.testing.faults import Answered, Fault, Link, Loss, Outcome, Sent, any_txn
+from etcdlock.testing.mvcc import covers
+from etcdlock.testing.wire import NoAnswer, Wire
+
+if TYPE_CHECKING:
+    from etcdlock.testing.database import FakeEtcd
+
+T = TypeVar("T")
+
+
+class FakeStore:
+    """Made by `FakeEtcd.client`."""
+
+    def __init__(self, etcd: FakeEtcd, name: str, /) -> None:
+        self._etcd = etcd
+        self._name = name
+        self._wire = Wire(
+            name=name,
+            latency_seconds=etcd.latency_seconds,
+            try_timeout_seconds=etcd.try_timeout_seconds,
+        )
+        self._losses: list[Loss] = []
+        self._watch_era = 0
+        self._closed = False
+
+    # Faults.
+
+    def cut(self, link: Link = Link.CUT) -> None:
+        """From now on nothing gets through, in the way that `link` says."""
+        self._wire.set_link(link)
+        self._etcd.changed.ring()
+
+    def hang(self) -> None:
+        """etcd takes what is sent but serves it only once the link is mended."""
+        self.cut(Link.HUNG)
+
+    def mend(self) -> None:
+        self.cut(Link.UP)
+
+    def lose(
+        self, fault: Fault, *, count: int = 1, when: Callable[[Txn], bool] = any_txn, delay_seconds: float = 0.0
+    ) -> None:
+        """Let the fault befall the next `count` transactions that `when` picks.
+
+        `delay_seconds` is for `Fault.LATE`: how long after it was sent the transaction is applied, if its compares hold
+        then. It arrives even if the link is cut by that time.
+        """
+        self._losses.append(Loss(fault, count, when, delay_seconds))
+
+    def cancel_watches(self) -> None:
+        """etcd ends every watch that this store has open."""
+        self._watch_era += 1
+        self._etcd.changed.ring()
+
+    # The port.
+
+    async def txn(self, txn: Txn, /) -> TxnResult:
+        self._check_open()
+        self._check_size(txn)
+        number = self._etcd.next_number()
+        self._etcd.record(Sent(_now(), self._name, number, txn))
+        try:
+            result = await self._send(txn, number=number)
+        except Refused:
+            self._answered(number, Outcome.REFUSED)
+            raise
+        except Unreachable:
+            self._answered(number, Outcome.UNREACHABLE)
+            raise
+        except NoAnswer as lost:
+            self._answered(number, Outcome.UNKNOWN)
+            raise OutcomeUnknown(str(lost)) from None
+        self._answered(number, Outcome.DONE)
+        return result
+
+    async def read(self, where: KeyRange, /) -> Snapshot:
+        return await self._repeatable(lambda: self._etcd.read(where))
+
+    async def grant(self, *, ttl_seconds: int) -> Lease:
+        return await self._repeatable(lambda: self._etcd.grant(ttl_seconds))
+
+    async def keep_alive(self, lease: int, /) -> int:
+        renewal = await self._repeatable(lambda: self._etcd.renew(lease))
+        # etcd answers for a lease that has run out only once its keys are gone.
+        limit_seconds = self._etcd.try_timeout_seconds
+        await asyncio.sleep(min(renewal.after_seconds, limit_seconds))
+        if renewal.after_seconds > limit_seconds:
+            raise Unreachable(f"{self._name}: no answer within {limit_seconds:g} s")
+        return renewal.ttl_seconds
+
+    async def revoke(self, lease: int, /) -> None:
+        await self._repeatable(lambda: self._etcd.revoke(lease))
+
+    async def watch(self, ranges: Sequence[KeyRange], *, after_revision: int) -> AsyncGenerator[Event, None]:
+        self._check_open()
+        era, following = self._watch_era, after_revision + 1
+        while True:
+            while era == self._watch_era and (self._wire.link is not Link.UP or following > self._etcd.revision):
+                await self._etcd.changed.wait()
+            if self._watch_era != era:
+                raise WatchCancelled(f"{self._name}: etcd ended the watch")
+            if following < self._etcd.compacted:
+                raise WatchCompacted(f"{self._name}: {following} is needed, history begins at {self._etcd.compacted}")
+            changes, upto = self._etcd.visible_changes(from_revision=following), self._etcd.revision
+            await self._wire.delay()
+            if self._wire.link is not Link.UP:
+                continue
+            following = upto + 1
+            for change in changes:
+                if any(covers(where, change.key) for where in ranges):
+                    yield Event(change.key, change.stored.value if change.stored else None, change.revision)
+
+    async def close(self) -> None:
+        self._closed = True
+        self.cancel_watches()
+
+    async def _send(self, txn: Txn, *, number: int) -> TxnResult:
+        def serve() -> TxnResult:
+            return self._etcd.apply(txn, client=self._name, number=number)
+
+        loss = self._take_loss(txn)
+        if loss is None:
+            return await self._wire.exchange(serve)
+        match loss.fault:
+            case Fault.REQUEST:
+                await self._wire.delay()
+            case Fault.ANSWER:
+                with suppress(Refused):
+                    await self._wire.exchange(serve)
+            case Fault.LATE:
+                asyncio.get_running_loop().call_later(loss.delay_seconds, _serve_unheard, serve)
+                await self._wire.delay()
+        raise NoAnswer(f"{self._name}: connection lost ({loss.fault})")
+
+    def _take_loss(self, txn: Txn) -> Loss | None:
+        if self._wire.link is not Link.UP:
+            return None
+        for place, loss in enumerate(self._losses):
+            if loss.when(txn):
+                left = [replace(loss, count=loss.count - 1)] if loss.count > 1 else []
+                self._losses[place : place + 1] = left
+                return loss
+        return None
+
+    async def _repeatable(self, serve: Callable[[], T]) -> T:
+        self._check_open()
+        try:
+            return await self._wire.exchange(serve)
+        except NoAnswer as lost:
+            raise Unreachable(str(lost)) from None
+
+    def _answered(self, number: int, outcome: Outcome) -> None:
+        self._etcd.record(Answered(_now(), self._name, number, outcome))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unreachable(f"{self._name}: the store is closed")
+
+    def _check_size(self, txn: Txn) -> None:
+        operations = max(len(txn.compare), len(txn.success), len(txn.failure))
+        if operations > self._etcd.max_txn_ops:
+            raise TooManyOperations(f"{operations} operations do not fit: etcd takes {self._etcd.max_txn_ops} at once")
+
+
+def _serve_unheard(serve: Callable[[], TxnResult]) -> None:
+    """Apply what nobody waits for any more; a refusal is in the history."""
+    with suppress(Refused):
+        serve()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
