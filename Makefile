@@ -1,0 +1,38 @@
+# Each target makes the virtual environment it needs; only Python 3.11+ and make must be there.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench system-deps clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.embedded
+	$(BIN)/etcdlock demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# What some tests need beyond Python, on Debian 12 and its relatives; as root, or with sudo.
+system-deps:
+	./deploy/system-deps
+
+# One mark for each extra of pyproject.toml; made anew when that file changes.
+$(VENV)/.%: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "etcdlock needs Python 3.11 or later on PATH" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "no virtual environment could be made: install python3-venv, or run 'make system-deps'" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

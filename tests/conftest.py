@@ -1,0 +1,99 @@
+"""House rules of the whole suite.
+
+A test that lacks a program calls `pytest.skip("needs …: make system-deps")`; all such are listed once at the end. With
+ETCDLOCK_NO_SKIPS=1, as in CI, a skip is a failure. Whatever the tests started must be gone when they end: every process
+inherits a mark in its environment, and one that is left over is ended, named, and fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MARK = f"MARK_OF_TESTS={uuid.uuid4().hex}"
+GRACE_SECONDS = 15.0
+LEFT_OVER = pytest.StashKey[list[str]]()
+
+
+def pytest_configure() -> None:
+    """Mark this process before it starts any other; and let no setting of the caller reach the tests."""
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
+    for variable in [name for name in os.environ if name.startswith("ETCDLOCK_") and name != "ETCDLOCK_NO_SKIPS"]:
+        del os.environ[variable]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001 - the hook's own names
+    """Where nothing may be skipped, a skip is a failure that says what is missing."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("ETCDLOCK_NO_SKIPS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what is left over, and fail for it."""
+    left = _left_over()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(0.1)
+        left = _left_over()
+    session.config.stash[LEFT_OVER] = [_named(pid) for pid in left]
+    for pid in left:
+        _kill(pid)
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was left over, and what could not run here and the one command that enables it."""
+    left = config.stash.get(LEFT_OVER, [])
+    if left:
+        terminalreporter.section("left over by the tests, and killed", red=True)
+    for line in left:
+        terminalreporter.line(line)
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    needs = sorted({reason.removeprefix("Skipped: ") for reason in reasons})
+    if needs:
+        terminalreporter.section("not run here; 'make system-deps' enables it", yellow=True)
+    for need in needs:
+        terminalreporter.line(f"{sum(need in reason for reason in reasons)} tests: {need}")
+
+
+def _left_over() -> list[int]:
+    """Other processes that carry our mark; those being reaped have no environment any more."""
+    return [pid for pid in _processes() if pid != os.getpid() and MARK.encode() in _environment(pid)]
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _named(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        command = "?"
+    return f"{pid} {command}"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return
