@@ -23,7 +23,7 @@ from etcdlock.timing import Timing
 
 DEFAULT_FILE = Path("/etc/etcdlock/etcdlock.toml")
 ENVIRONMENT_PREFIX = "ETCDLOCK_"
-FOR_GUESTS = frozenset(("TOKEN", "DOMAIN_UUID", "DOMAIN_NAME", "HOST_ID", "CONFIG"))
+FOR_GUESTS = frozenset(("TOKEN", "DOMAIN_UUID", "DOMAIN_NAME", "GUEST", "CONFIG"))
 """Variables with our prefix that are no settings: those a guest is given, and the file's own."""
 
 
@@ -110,7 +110,7 @@ def load(
 
     Raises `InvalidSetting`, naming where the mistake stands.
     """
-    named = file or (Path(environment["ETCDLOCK_CONFIG"]) if environment.get("ETCDLOCK_CONFIG") else None)
+    named = file or (Path(environment[f"{ENVIRONMENT_PREFIX}{FILE_VARIABLE}"]) if environment.get(f"{ENVIRONMENT_PREFIX}{FILE_VARIABLE}") else None)
     path = named or DEFAULT_FILE
     from_file = _read_file(path, must_exist=named is not None)
     from_environment = _read_environment(environment)
@@ -147,7 +147,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     timing: dict[str, str] = {}
     for name, value in environment.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX)
-        if key == name or key in FOR_GUESTS or not value:
+        if key == name or key in FOR_GUESTS or key == FILE_VARIABLE or not value:
             continue
         setting = key.lower()
         if setting.startswith("timing__"):
