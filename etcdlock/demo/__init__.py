@@ -1,0 +1,1 @@
+"""`etcdlock demo`: the promises of etcdlock, acted out by real processes on this machine and judged from outside."""
