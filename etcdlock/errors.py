@@ -7,6 +7,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── InvalidDomainXml
     │   ├── InvalidSetting
     │   ├── UnsafeTiming
+    │   ├── MalformedMessage
     │   └── TooManyOperations
     ├── Refused                 a definite no: nothing was changed
     │   ├── HeldElsewhere       somebody else has it; carries the blockers
@@ -63,6 +64,10 @@ class InvalidSetting(InvalidInput):
 
 class UnsafeTiming(InvalidInput):
     """A timing contract under which a guest could outlive the proof of its end."""
+
+
+class MalformedMessage(InvalidInput):
+    """Bytes that break a wire protocol, or values that cannot be said in it."""
 
 
 class TooManyOperations(InvalidInput):

@@ -13,7 +13,8 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from etcdlock.libvirt.xdr import MalformedMessage, pack_u32
+from etcdlock.errors import MalformedMessage
+from etcdlock.libvirt.xdr import pack_u32
 
 LENGTH_BYTES = 4
 HEADER = struct.Struct(">IIiiIi")

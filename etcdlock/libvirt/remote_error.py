@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
+from etcdlock.errors import MalformedMessage
 from etcdlock.libvirt.xdr import (
     LONGEST_STRING_BYTES,
-    MalformedMessage,
     XdrReader,
     pack_i32,
     pack_optional_string,

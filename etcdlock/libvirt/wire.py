@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from etcdlock.errors import MalformedMessage
 from etcdlock.libvirt import remote_error
 from etcdlock.libvirt.packet import HangUp, Header, Packet, PacketDecoder, PacketType, Status
 from etcdlock.libvirt.procedure import PROCEDURES, Request, pack_arguments, read_arguments, unsupported_flags
 from etcdlock.libvirt.remote_error import RemoteError, decode_error
-from etcdlock.libvirt.xdr import MalformedMessage, XdrReader
+from etcdlock.libvirt.xdr import XdrReader
 
 PROGRAM = 0xEA7BEEF
 VERSION = 1

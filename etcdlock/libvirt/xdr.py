@@ -12,17 +12,13 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import MalformedMessage
 
 LONGEST_STRING_BYTES = 65_536
 """libvirt's own bound on every string of its lock protocol."""
 
 UNIT_BYTES = 4
 UUID_BYTES = 16
-
-
-class MalformedMessage(InvalidInput):
-    """Bytes that break the protocol, or values that cannot be said in it."""
 
 
 class XdrReader:

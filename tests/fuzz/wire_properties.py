@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from etcdlock.errors import MalformedMessage
 from etcdlock.libvirt.packet import HangUp, Packet, PacketDecoder
 from etcdlock.libvirt.wire import (
     Call,
@@ -19,7 +20,7 @@ from etcdlock.libvirt.wire import (
     read_call,
     read_calls,
 )
-from etcdlock.libvirt.xdr import LONGEST_STRING_BYTES, MalformedMessage
+from etcdlock.libvirt.xdr import LONGEST_STRING_BYTES
 
 LONGEST_BYTES = 512
 """A bound that random bytes reach."""

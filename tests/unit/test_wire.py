@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from etcdlock.errors import EtcdlockError
+from etcdlock.errors import EtcdlockError, MalformedMessage
 from etcdlock.libvirt import remote_error
 from etcdlock.libvirt.packet import HangUp, Header, Packet, PacketDecoder, PacketType, Status
 from etcdlock.libvirt.procedure import (
@@ -37,7 +37,6 @@ from etcdlock.libvirt.wire import (
     read_call,
     read_calls,
 )
-from etcdlock.libvirt.xdr import MalformedMessage
 
 SERIAL = 0x01020304
 OUR_PROGRAM = "0ea7beef 00000001"
