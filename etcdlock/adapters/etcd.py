@@ -19,6 +19,7 @@ import grpc
 
 from etcdlock.adapters import etcd_convert as convert
 from etcdlock.adapters import stubs as etcd3_stubs
+from etcdlock.adapters.etcd_batch import send_batch
 from etcdlock.adapters.etcd_call import Caller, Metadata
 from etcdlock.adapters.etcd_channel import EndpointFailed, Link
 from etcdlock.adapters.etcd_errors import Answer, LeaseUnknown
@@ -48,6 +49,10 @@ class EtcdStore:
             return convert.txn_result(await link.kv.Txn(request, timeout=timeout_seconds, metadata=metadata))
 
         return await self._caller.call(send, once=True)
+
+    async def txn_batch(self, txns: Sequence[Txn], /) -> tuple[TxnResult, ...]:
+        """Send them once, nested in one request: `committer.BatchStore`."""
+        return await send_batch(txns, caller=self._caller, stubs=self._stubs, max_txn_ops=self._options.max_txn_ops)
 
     async def read(self, where: KeyRange, /) -> Snapshot:
         request = self._messages.RangeRequest(**convert.bounds(where))

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import grpc
 import grpc.aio
 
-from etcdlock.adapters.etcd_channel import EndpointFailed, Link, Ring, says_certificate
+from etcdlock.adapters.etcd_channel import EndpointFailed, Link, Ring, closing_told, says_certificate
 from etcdlock.adapters.etcd_errors import CERTIFICATE_HINT, Answer, Meaning, error_from, meaning_of
 from etcdlock.adapters.etcd_options import EtcdOptions
 from etcdlock.adapters.stubs import Stubs
@@ -29,7 +29,6 @@ Send = Callable[[Link, Metadata, float], Awaitable[Reply]]
 
 # Connecting and authenticating get this share of a try, so that the call itself is never sent with no time to answer.
 _CONNECT_SHARE: Final = 0.6
-_CLOSED: Final = "the connection was closed on this side"
 
 
 class Tokens:
@@ -125,16 +124,15 @@ class Caller:
 
     async def _attempt(self, link: Link, *, send: Send[Reply], once: bool) -> Reply:
         start = time.monotonic()
-        metadata = await self.prepare(link, deadline=start + _CONNECT_SHARE * self._try_timeout_seconds)
+        with closing_told(link.endpoint):
+            metadata = await self.prepare(link, deadline=start + _CONNECT_SHARE * self._try_timeout_seconds)
         try:
-            return await send(link, metadata, _left(start + self._try_timeout_seconds))
+            with closing_told(link.endpoint):
+                return await send(link, metadata, _left(start + self._try_timeout_seconds))
         except grpc.aio.AioRpcError as error:
             answer = link.answer(error)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            answer = Answer(link.endpoint, grpc.StatusCode.CANCELLED, _CLOSED)  # not our caller: close() did it
+        except EndpointFailed as failure:
+            answer = failure.answer
         raise self._judge(link, answer=answer, metadata=metadata, once=once)
 
     def _judge(

@@ -10,8 +10,9 @@ from the environment is used.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import grpc
@@ -44,6 +45,27 @@ class EndpointFailed(Exception):
     def __init__(self, answer: Answer, /) -> None:
         super().__init__(str(answer))
         self.answer = answer
+
+
+@contextmanager
+def closing_told(endpoint: str, /) -> Iterator[None]:
+    """Closing a channel cancels what runs over it: here that becomes `EndpointFailed`.
+
+    The cancellation of our caller's own task passes through.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise EndpointFailed(_closed(endpoint)) from None
+    except grpc.aio.UsageError:  # a call that begins on a channel which is closed already
+        raise EndpointFailed(_closed(endpoint)) from None
+
+
+def _closed(endpoint: str) -> Answer:
+    return Answer(endpoint, grpc.StatusCode.CANCELLED, "the store was closed")
 
 
 class Link:
@@ -101,6 +123,7 @@ class Ring:
         self._links: dict[str, Link] = {}
         self._all: set[Link] = set()
         self._current = 0
+        self.closed = False
 
     def round(self) -> Iterator[str]:
         """Every endpoint once, the one in use first."""
@@ -115,7 +138,9 @@ class Ring:
 
     @asynccontextmanager
     async def link(self, endpoint: str, /) -> AsyncIterator[Link]:
-        """The connection to an endpoint, kept at least until the block ends."""
+        """The connection to an endpoint, kept at least until the block ends. Raises `EndpointFailed` once closed."""
+        if self.closed:
+            raise EndpointFailed(_closed(endpoint))
         link = self._links.get(endpoint)
         if link is None:
             link = self._links[endpoint] = self._open(endpoint)
@@ -136,6 +161,8 @@ class Ring:
             del self._links[link.endpoint]
 
     async def close(self) -> None:
+        """For good: no connection is opened any more."""
+        self.closed = True
         self._links.clear()
         while self._all:
             await self._all.pop().close()

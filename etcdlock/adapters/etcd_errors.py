@@ -24,7 +24,7 @@ class Meaning(StrEnum):
 
     REJECTED = "rejected"
     DENIED = "denied"
-    STALE_TOKEN = "stale token"
+    STALE_TOKEN = "stale token"  # noqa: S105  # a word, no secret
     AUTH_DISABLED = "auth disabled"
     LEASE_UNKNOWN = "lease unknown"
     BUSY = "busy"
@@ -43,11 +43,16 @@ _TABLE: Final[tuple[tuple[StatusCode, str, Meaning], ...]] = (
     (StatusCode.PERMISSION_DENIED, "etcdserver: permission denied", Meaning.DENIED),
     (StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token", Meaning.STALE_TOKEN),
     (StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Meaning.STALE_TOKEN),
-    (StatusCode.UNKNOWN, "auth: revision in header is old", Meaning.STALE_TOKEN),  # the same, from older members
     (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty", Meaning.STALE_TOKEN),  # sent without a token
+    # Some members, and some of their services, give the same reasons in other words.
+    (StatusCode.UNKNOWN, "auth: revision in header is old", Meaning.STALE_TOKEN),
+    (StatusCode.UNKNOWN, "auth: invalid auth token", Meaning.STALE_TOKEN),
+    (StatusCode.UNKNOWN, "auth: user name is empty", Meaning.STALE_TOKEN),
+    (StatusCode.UNKNOWN, "auth: permission denied", Meaning.DENIED),
     (StatusCode.FAILED_PRECONDITION, "etcdserver: authentication is not enabled", Meaning.AUTH_DISABLED),
     (StatusCode.NOT_FOUND, "etcdserver: requested lease not found", Meaning.LEASE_UNKNOWN),
     (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Meaning.BUSY),
+    (StatusCode.UNAVAILABLE, "etcdserver: rpc not supported for learner", Meaning.BUSY),  # another member may serve it
 )
 
 # What BoringSSL says when one side does not accept the other's certificate. "Unwrap failed" is all that is left of it

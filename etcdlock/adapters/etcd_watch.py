@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
+from grpc.aio import EOF
 
 from etcdlock.adapters import etcd_convert as convert
 from etcdlock.adapters.etcd_call import Caller, Metadata, unreachable
-from etcdlock.adapters.etcd_channel import EndpointFailed, Link, says_certificate
+from etcdlock.adapters.etcd_channel import EndpointFailed, Link, closing_told, says_certificate
 from etcdlock.adapters.etcd_errors import Answer, Meaning, error_from, meaning_of
 from etcdlock.adapters.stubs import Stubs
 from etcdlock.errors import AccessDenied, WatchCancelled, WatchCompacted
@@ -67,6 +67,8 @@ class Watch:
             else:
                 if says_certificate(failures):
                     raise unreachable(failures)
+            if self._caller.ring.closed:
+                raise WatchCancelled("The store was closed while it was being watched.")
             await self._pause()
 
     async def _pause(self) -> None:
@@ -76,20 +78,28 @@ class Watch:
     async def _events_from(self, endpoint: str) -> AsyncGenerator[Event, None]:
         async with self._caller.ring.link(endpoint) as link:
             try:
-                metadata = await self._caller.prepare(link, deadline=time.monotonic() + self._try_seconds)
-                async with aclosing(self._responses(link, metadata=metadata)) as responses:
-                    async for response in responses:
-                        for event in map(convert.event, response.events):
-                            if any(convert.covers(where, key=event.key) for where in self._ranges):
+                with closing_told(endpoint):
+                    async with aclosing(self._responses(link)) as responses:
+                        async for response in responses:
+                            for event in self._wanted(response):
                                 yield event
-                        if response.events:
-                            self._next_revision = response.events[-1].kv.mod_revision + 1
+                            self._resume_after(response)
             except EndpointFailed as failure:
                 self._caller.move_on(link, answer=failure.answer)
                 raise
 
-    async def _responses(self, link: Link, *, metadata: Metadata) -> AsyncGenerator[Any, None]:
+    def _wanted(self, response: Any) -> list[Event]:
+        events = map(convert.event, response.events)
+        return [event for event in events if any(convert.covers(where, key=event.key) for where in self._ranges)]
+
+    def _resume_after(self, response: Any) -> None:
+        """Only once all its events are with the caller: they are of one revision or of several."""
+        if response.events:
+            self._next_revision = response.events[-1].kv.mod_revision + 1
+
+    async def _responses(self, link: Link) -> AsyncGenerator[Any, None]:
         """What etcd sends on one stream, which ends with this generator. Returns where connecting anew is in order."""
+        metadata = await self._caller.prepare(link, deadline=time.monotonic() + self._try_seconds)
         call = link.watch.Watch(metadata=(*metadata, ("hasleader", "true")))
         try:
             await self._ask(call, link=link)
@@ -128,8 +138,6 @@ class Watch:
         finally:
             if not reading.done():
                 reading.cancel()
-        if reading.cancelled():
-            raise WatchCancelled("The store was closed while it was being watched.")
         return reading.result()
 
     async def _probe(self, link: Link) -> None:

@@ -16,6 +16,7 @@ from etcdlock.testing.faults import (
     Outcome,
     Sent,
 )
+from etcdlock.testing.guests import FakeGuard, FakeGuest, FakeGuests
 from etcdlock.testing.mvcc import Change
 from etcdlock.testing.store import FakeStore
 from etcdlock.testing.virtual import (
@@ -35,6 +36,9 @@ __all__ = [
     "Entry",
     "FakeClock",
     "FakeEtcd",
+    "FakeGuard",
+    "FakeGuest",
+    "FakeGuests",
     "FakeStore",
     "Fault",
     "LeaseEnd",

@@ -121,16 +121,19 @@ class FakeEtcd:
     def record(self, entry: Entry) -> None:
         self._history.append(entry)
 
-    def apply(self, txn: Txn, *, client: str, number: int) -> TxnResult:
+    def apply(self, txns: Sequence[Txn], *, client: str, numbers: Sequence[int]) -> tuple[TxnResult, ...]:
+        """One request: a transaction, or several nested. In the history each of them is one of its own."""
         before = self.revision
         try:
-            result = self._mvcc.apply(txn, lease_lives=self._leases.lives)
+            results = self._mvcc.apply(txns, lease_lives=self._leases.lives)
         except Rejected:
-            self.record(Applied(_now(), client, number, txn, None))
+            for number, txn in zip(numbers, txns, strict=True):
+                self.record(Applied(_now(), client, number, txn, None))
             raise
-        self.record(Applied(_now(), client, number, txn, result))
+        for number, txn, result in zip(numbers, txns, results, strict=True):
+            self.record(Applied(_now(), client, number, txn, result))
         self._announce(before)
-        return result
+        return results
 
     def read(self, where: KeyRange) -> Snapshot:
         if not where.key:

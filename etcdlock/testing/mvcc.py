@@ -7,8 +7,9 @@ are a number on a key.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 
 from etcdlock.errors import Rejected
@@ -42,19 +43,23 @@ class Mvcc:
         self._order: list[str] = []
         self._changes: list[Change] = []
 
-    def apply(self, txn: Txn, *, lease_lives: Callable[[int], bool]) -> TxnResult:
-        """Do the whole transaction or none of it; raises `Rejected` where etcd refuses its form or a lease."""
-        _check_form(txn)
-        succeeded = all(self._holds(compare) for compare in txn.compare)
-        branch = txn.success if succeeded else txn.failure
-        for op in branch:
+    def apply(self, txns: Sequence[Txn], *, lease_lives: Callable[[int], bool]) -> tuple[TxnResult, ...]:
+        """Do one transaction, or several nested in one request, as one step with one revision.
+
+        Every compare of the request is judged before anything of it is written. Raises `Rejected` where etcd refuses
+        the form or a lease: then nothing was done.
+        """
+        _check_form(txns)
+        verdicts = [all(self._holds(compare) for compare in txn.compare) for txn in txns]
+        branches = [txn.success if holds else txn.failure for txn, holds in zip(txns, verdicts, strict=True)]
+        for op in chain.from_iterable(branches):
             # As in etcd, only the leases of the branch that runs are looked at.
             if isinstance(op, Put) and op.lease and not lease_lives(op.lease):
                 raise Rejected(f"lease {op.lease:x} of key {op.key!r} is not known")
         known = len(self._changes)
-        replies = tuple(self._perform(op) for op in branch)
+        replies = [tuple(self._perform(op) for op in branch) for branch in branches]
         self._commit(known)
-        return TxnResult(succeeded=succeeded, revision=self.revision, replies=replies)
+        return tuple(TxnResult(holds, self.revision, found) for holds, found in zip(verdicts, replies, strict=True))
 
     def drop(self, keys: Iterable[str]) -> None:
         """Delete keys as one revision; none if there is nothing to delete."""
@@ -145,16 +150,20 @@ def _relates(number: int, relation: Relation, given: int) -> bool:
             return number > given
 
 
-def _check_form(txn: Txn) -> None:
+def _check_form(txns: Sequence[Txn]) -> None:
     """What etcd refuses before it looks at a single key. Both branches count, whichever would run."""
-    for where in (*(c.where for c in txn.compare), *(_range_of(op) for op in (*txn.success, *txn.failure))):
+    compares = chain.from_iterable(txn.compare for txn in txns)
+    ops = [op for txn in txns for op in (*txn.success, *txn.failure)]
+    for where in (*(compare.where for compare in compares), *map(_range_of, ops)):
         if not where.key:
             raise Rejected("a key is empty")
-    puts = [op for op in (*txn.success, *txn.failure) if isinstance(op, Put)]
+    puts = [op for op in ops if isinstance(op, Put)]
     if sum(len(put.key.encode()) + len(put.value) for put in puts) > MAX_REQUEST_BYTES:
         raise Rejected(f"the request is larger than {MAX_REQUEST_BYTES} bytes")
-    _check_written_once(txn.success)
-    _check_written_once(txn.failure)
+    for txn in txns:
+        _check_written_once(txn.success)
+        _check_written_once(txn.failure)
+    _check_written_by_one(txns)
 
 
 def _check_written_once(branch: tuple[Op, ...]) -> None:
@@ -166,6 +175,20 @@ def _check_written_once(branch: tuple[Op, ...]) -> None:
             if op.key in seen or any(covers(where, op.key) for where in deleted):
                 raise Rejected(f"key {op.key!r} is written twice in one transaction")
             seen.add(op.key)
+
+
+def _check_written_by_one(txns: Sequence[Txn]) -> None:
+    """No key that one of them puts was put or deleted by one before it; etcd lets a deletion after a put pass."""
+    taken: set[str] = set()
+    deleted: list[KeyRange] = []
+    for txn in txns:
+        ops = (*txn.success, *txn.failure)
+        keys = {op.key for op in ops if isinstance(op, Put)}
+        for key in keys:
+            if key in taken or any(covers(where, key) for where in deleted):
+                raise Rejected(f"key {key!r} is written by two transactions of one request")
+        taken |= keys
+        deleted += [op.where for op in ops if isinstance(op, Delete)]
 
 
 def _range_of(op: Op) -> KeyRange:

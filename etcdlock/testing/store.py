@@ -79,22 +79,15 @@ class FakeStore:
 
     async def txn(self, txn: Txn, /) -> TxnResult:
         self._check_open()
-        self._check_size(txn)
-        number = self._etcd.next_number()
-        self._etcd.record(Sent(_now(), self._name, number, txn))
-        try:
-            result = await self._send(txn, number=number)
-        except Refused:
-            self._answered(number, Outcome.REFUSED)
-            raise
-        except Unreachable:
-            self._answered(number, Outcome.UNREACHABLE)
-            raise
-        except NoAnswer as lost:
-            self._answered(number, Outcome.UNKNOWN)
-            raise OutcomeUnknown(str(lost)) from None
-        self._answered(number, Outcome.DONE)
+        self._check_size(_operations(txn))
+        (result,) = await self._send_once((txn,))
         return result
+
+    async def txn_batch(self, txns: Sequence[Txn], /) -> tuple[TxnResult, ...]:
+        """Several nested in one request. A fault that is scripted for one of them befalls them all."""
+        self._check_open()
+        self._check_size(len(txns) + max(map(_operations, txns), default=0))  # as etcd counts nested ones
+        return await self._send_once(txns)
 
     async def read(self, where: KeyRange, /) -> Snapshot:
         return await self._repeatable(lambda: self._etcd.read(where))
@@ -115,18 +108,17 @@ class FakeStore:
         await self._repeatable(lambda: self._etcd.revoke(lease))
 
     async def watch(self, ranges: Sequence[KeyRange], *, after_revision: int) -> AsyncGenerator[Event, None]:
-        self._check_open()
         era, following = self._watch_era, after_revision + 1
         while True:
-            while era == self._watch_era and (self._wire.link is not Link.UP or following > self._etcd.revision):
+            self._check_watched(era)
+            if not self._is_linked() or following > self._etcd.revision:
                 await self._etcd.changed.wait()
-            if self._watch_era != era:
-                raise WatchCancelled(f"{self._name}: etcd ended the watch")
+                continue
             if following < self._etcd.compacted:
                 raise WatchCompacted(f"{self._name}: {following} is needed, history begins at {self._etcd.compacted}")
             changes, upto = self._etcd.visible_changes(from_revision=following), self._etcd.revision
             await self._wire.delay()
-            if self._wire.link is not Link.UP:
+            if not self._is_linked():
                 continue
             following = upto + 1
             for change in changes:
@@ -137,11 +129,29 @@ class FakeStore:
         self._closed = True
         self.cancel_watches()
 
-    async def _send(self, txn: Txn, *, number: int) -> TxnResult:
-        def serve() -> TxnResult:
-            return self._etcd.apply(txn, client=self._name, number=number)
+    async def _send_once(self, txns: Sequence[Txn]) -> tuple[TxnResult, ...]:
+        numbers = [self._etcd.next_number() for _ in txns]
+        for number, txn in zip(numbers, txns, strict=True):
+            self._etcd.record(Sent(_now(), self._name, number, txn))
+        try:
+            results = await self._send(txns, numbers=numbers)
+        except Refused:
+            self._answered(numbers, Outcome.REFUSED)
+            raise
+        except Unreachable:
+            self._answered(numbers, Outcome.UNREACHABLE)
+            raise
+        except NoAnswer as lost:
+            self._answered(numbers, Outcome.UNKNOWN)
+            raise OutcomeUnknown(str(lost)) from None
+        self._answered(numbers, Outcome.DONE)
+        return results
 
-        loss = self._take_loss(txn)
+    async def _send(self, txns: Sequence[Txn], *, numbers: Sequence[int]) -> tuple[TxnResult, ...]:
+        def serve() -> tuple[TxnResult, ...]:
+            return self._etcd.apply(txns, client=self._name, numbers=numbers)
+
+        loss = self._take_loss(txns)
         if loss is None:
             return await self._wire.exchange(serve)
         match loss.fault:
@@ -155,11 +165,11 @@ class FakeStore:
                 await self._wire.delay()
         raise NoAnswer(f"{self._name}: connection lost ({loss.fault})")
 
-    def _take_loss(self, txn: Txn) -> Loss | None:
-        if self._wire.link is not Link.UP:
+    def _take_loss(self, txns: Sequence[Txn]) -> Loss | None:
+        if not self._is_linked():
             return None
         for place, loss in enumerate(self._losses):
-            if loss.when(txn):
+            if any(map(loss.when, txns)):
                 left = [replace(loss, count=loss.count - 1)] if loss.count > 1 else []
                 self._losses[place : place + 1] = left
                 return loss
@@ -172,20 +182,33 @@ class FakeStore:
         except NoAnswer as lost:
             raise Unreachable(str(lost)) from None
 
-    def _answered(self, number: int, outcome: Outcome) -> None:
-        self._etcd.record(Answered(_now(), self._name, number, outcome))
+    def _answered(self, numbers: Sequence[int], outcome: Outcome) -> None:
+        for number in numbers:
+            self._etcd.record(Answered(_now(), self._name, number, outcome))
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unreachable(f"{self._name}: the store is closed")
 
-    def _check_size(self, txn: Txn) -> None:
-        operations = max(len(txn.compare), len(txn.success), len(txn.failure))
+    def _is_linked(self) -> bool:
+        return self._wire.link is Link.UP
+
+    def _check_watched(self, era: int) -> None:
+        if self._closed:
+            raise WatchCancelled(f"{self._name}: the store is closed")
+        if era != self._watch_era:
+            raise WatchCancelled(f"{self._name}: etcd ended the watch")
+
+    def _check_size(self, operations: int) -> None:
         if operations > self._etcd.max_txn_ops:
             raise TooManyOperations(f"{operations} operations do not fit: etcd takes {self._etcd.max_txn_ops} at once")
 
 
-def _serve_unheard(serve: Callable[[], TxnResult]) -> None:
+def _operations(txn: Txn) -> int:
+    return max(len(txn.compare), len(txn.success), len(txn.failure))
+
+
+def _serve_unheard(serve: Callable[[], object]) -> None:
     """Apply what nobody waits for any more; a refusal is in the history."""
     with suppress(Refused):
         serve()

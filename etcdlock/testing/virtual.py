@@ -105,7 +105,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+        self,
+        executor: Executor | None,  # noqa: ARG002  # the signature is asyncio's
+        func: Callable[[Unpack[Ts]], T],
+        *args: *Ts,  # noqa: ARG002
     ) -> asyncio.Future[T]:
         raise VirtualOnly(f"a thread under virtual time, for {func!r}: nobody can tell when it would be done")
 

@@ -7,16 +7,13 @@ fake it runs in virtual time. On a real etcd it waits for events, never for time
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
-from etcdlock.adapters.etcd import EtcdStore
-from etcdlock.adapters.etcd_options import EtcdOptions
+from etcdlock.adapters.etcd import EtcdOptions, EtcdStore
 from etcdlock.ports import (
     Compare,
     Delete,
@@ -33,8 +30,7 @@ from etcdlock.ports import (
     TxnResult,
 )
 from etcdlock.testing import FakeEtcd, run_virtual
-
-DEADLINE_SECONDS = 30.0
+from tests.contract.etcds import DEADLINE_SECONDS, Admin, no_task_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +134,20 @@ class EtcdWorld:
 
     def run(self, scenario: Scenario, /) -> None:
         async def scene() -> None:
-            opened: list[EtcdStore] = []
-
-            def open_store() -> Store:
-                opened.append(EtcdStore(EtcdOptions(endpoints=(self._endpoint,))))
-                return opened[-1]
-
-            room = Room(open_store(), f"/room/{uuid4()}/", open_store, self._compact)
-            try:
-                async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(DEADLINE_SECONDS), no_task_left(), AsyncExitStack() as stack:
+                room = self._room(stack)
+                try:
                     await scenario(room)
-            finally:
-                # Keys gone, no lease of this scenario can move the revision in the middle of a later one.
-                await opened[0].txn(Txn((), (Delete(room.below()),)))
-                for store in opened:
-                    await store.close()
+                finally:
+                    # Keys gone, no lease of this scenario can move the revision in the middle of a later one.
+                    await room.do(Delete(room.below()))
 
         asyncio.run(scene())
 
-    async def _compact(self, revision: int) -> None:
-        body = json.dumps({"revision": str(revision), "physical": True}).encode()
-        request = urllib.request.Request(f"http://{self._endpoint}/v3/kv/compaction", data=body)
-        await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=DEADLINE_SECONDS).close())
+    def _room(self, stack: AsyncExitStack) -> Room:
+        def open_store() -> Store:
+            store = EtcdStore(EtcdOptions(endpoints=(self._endpoint,)))
+            stack.push_async_callback(store.close)
+            return store
+
+        return Room(open_store(), f"/room/{uuid4()}/", open_store, Admin(self._endpoint).compact)

@@ -15,16 +15,17 @@ from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.adapters.etcd import EtcdOptions, EtcdStore
 from etcdlock.errors import AccessDenied
 from etcdlock.ports import KeyRange
-from tests.contract.etcds import Admin, binaries, put, with_store
+from tests.contract.etcds import Admin, metrics, put, with_store
 
 ROOT: Final = {"name": "root", "password": "root"}
 PREFIX: Final = {"key": b"/locks/", "range_end": b"/locks0", "permType": "READWRITE"}
 TOKEN_SECONDS: Final = 1
+HANDLED: Final = "grpc_server_handled_total"
 
 
-@pytest.fixture(scope="module", params=binaries())
-def etcd(request: pytest.FixtureRequest) -> Iterator[EmbeddedEtcd]:
-    with EmbeddedEtcd(binary=request.param, extra_args=(f"--auth-token-ttl={TOKEN_SECONDS}",)) as running:
+@pytest.fixture(scope="module")
+def etcd(binary: str) -> Iterator[EmbeddedEtcd]:
+    with EmbeddedEtcd(binary, extra_args=(f"--auth-token-ttl={TOKEN_SECONDS}",)) as running:
         asyncio.run(_switch_on(Admin(running.endpoints[0])))
         yield running
 
@@ -98,6 +99,27 @@ def test_a_token_that_etcd_has_forgotten_is_renewed_unnoticed_by_calls_and_watch
     with_store(_options(etcd, "bob"), use)
 
 
+def test_setting_the_password_ends_all_tokens_and_every_call_gets_a_new_one(etcd: EmbeddedEtcd) -> None:
+    async def use(store: EtcdStore) -> None:
+        async def set_password() -> None:
+            await _as_root(etcd, "UserChangePassword", name="bob", password="bob")  # noqa: S106  # only here
+
+        assert (await store.txn(put("/locks/8"))).succeeded
+        await set_password()
+        assert (await store.read(KeyRange("/locks/8"))).found
+        await set_password()
+        lease = await store.grant(ttl_seconds=30)
+        await set_password()
+        assert await store.keep_alive(lease.id) == 30
+        await set_password()
+        await store.revoke(lease.id)
+        await set_password()
+        (report,) = await store.inspect()
+        assert report.reachable
+
+    with_store(_options(etcd, "bob"), use)
+
+
 def test_a_token_that_ran_out_by_time_is_renewed(etcd: EmbeddedEtcd) -> None:
     """Waits for etcd's own clock: asked with a token of its own until etcd no longer takes it."""
 
@@ -119,9 +141,11 @@ async def _until_refused(admin: Admin, token: str, *, deadline: float) -> None:
         try:
             await admin.call("KV", "Range", token=token, key=b"/locks/5")
         except grpc.aio.AioRpcError as error:
-            assert "invalid auth token" in str(error.details())
-            return
-    raise AssertionError("the token did not expire")
+            refused = str(error.details())
+            break
+    else:
+        raise AssertionError("the token did not expire")
+    assert "invalid auth token" in refused
 
 
 def test_many_calls_with_one_stale_token_fetch_one_new_token(etcd: EmbeddedEtcd) -> None:
@@ -130,6 +154,8 @@ def test_many_calls_with_one_stale_token_fetch_one_new_token(etcd: EmbeddedEtcd)
         await asyncio.to_thread(etcd.restart)
         done = await asyncio.gather(*(store.txn(put(f"/locks/6/{n}")) for n in range(20)))
         assert all(result.succeeded for result in done)
+        counted = await asyncio.to_thread(metrics, etcd.endpoints[0])  # from zero, since it was restarted
+        assert sum(number for name, number in counted.items() if HANDLED in name and "Authenticate" in name) == 1
 
     with_store(_options(etcd, "bob"), use)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 import pytest
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.adapters.etcd import EtcdOptions, EtcdStore
 from etcdlock.errors import AccessDenied, Unreachable
+from etcdlock.ports import KeyRange
 from tests.contract.certificates import Authority, Certificate
-from tests.contract.etcds import binaries, put, refusing_endpoint, with_store
+from tests.contract.etcds import put, refusing_endpoint, with_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class Secured:
         )
 
 
-@pytest.fixture(scope="module", params=binaries())
-def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+@pytest.fixture(scope="module")
+def secured(binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("certificates")
     ours, theirs = Authority(folder, name="ours"), Authority(folder, name="theirs")
     server = ours.issue("server")
@@ -44,7 +46,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         f"--trusted-ca-file={ours.ca_file}",
         "--client-cert-auth",
     )
-    with EmbeddedEtcd(binary=request.param, extra_args=arguments) as etcd:
+    with EmbeddedEtcd(binary, extra_args=arguments) as etcd:
         yield Secured(etcd, ours, theirs, client=ours.issue("client"), rogue=theirs.issue("rogue"))
 
 
@@ -75,6 +77,33 @@ def test_with_another_endpoint_that_is_only_down_it_is_unreachable_with_both_rea
             await store.txn(put("/tls"))
 
     with_store(secured.options(secured.theirs, secured.client, refusing_endpoint()), use)
+
+
+def test_a_server_whose_certificate_bears_another_name_is_denied(secured: Secured) -> None:
+    by_name = secured.etcd.endpoints[0].replace("127.0.0.1", "localhost")
+
+    async def use(store: EtcdStore) -> None:
+        with pytest.raises(AccessDenied, match="certificates"):
+            await store.txn(put("/tls"))
+
+    with_store(replace(secured.options(secured.ours, secured.client), endpoints=(by_name,)), use)
+
+
+def test_a_watch_is_served_with_a_good_certificate_and_denied_with_a_wrong_one(secured: Secured) -> None:
+    everything = [KeyRange("/tls", prefix=True)]
+
+    async def served(store: EtcdStore) -> int:
+        revision = (await store.txn(put("/tls"))).revision
+        async with aclosing(store.watch(everything, after_revision=revision - 1)) as events:
+            return (await anext(events)).revision - revision
+
+    async def denied(store: EtcdStore) -> None:
+        async with aclosing(store.watch(everything, after_revision=0)) as events:
+            with pytest.raises(AccessDenied, match="certificates"):
+                await anext(events)
+
+    assert with_store(secured.options(secured.ours, secured.client), served) == 0
+    with_store(secured.options(secured.ours, secured.rogue), denied)
 
 
 def test_plain_text_to_a_tls_endpoint_is_unreachable_and_nothing_is_sent(secured: Secured) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
 import grpc.aio
@@ -12,25 +11,16 @@ import pytest
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.adapters.etcd import EtcdOptions, EtcdStore
-from etcdlock.errors import OutcomeUnknown, Unreachable, WatchCancelled, WatchCompacted
-from etcdlock.ports import Delete, Event, KeyRange, Put, Txn
-from tests.contract.etcds import Admin, binaries, opened, put, silent_endpoint, with_store
+from etcdlock.errors import WatchCancelled, WatchCompacted
+from etcdlock.ports import Delete, KeyRange, Put, Txn
+from tests.contract.etcds import Admin, opened, patiently, paused, put, silent_endpoint, with_store
+from tests.contract.room import take
 
 TRY_SECONDS = 0.5
 
 
-@pytest.fixture(scope="module", params=binaries())
-def etcd(request: pytest.FixtureRequest) -> Iterator[EmbeddedEtcd]:
-    with EmbeddedEtcd(binary=request.param) as running:
-        yield running
-
-
 def _options(*endpoints: str) -> EtcdOptions:
     return EtcdOptions(endpoints=endpoints, try_timeout_seconds=TRY_SECONDS)
-
-
-async def _take(events: AsyncIterator[Event], count: int) -> list[Event]:
-    return [await anext(events) for _ in range(count)]
 
 
 def test_several_ranges_come_in_one_order_and_nothing_else_does(etcd: EmbeddedEtcd) -> None:
@@ -42,7 +32,7 @@ def test_several_ranges_come_in_one_order_and_nothing_else_does(etcd: EmbeddedEt
         last = (await store.txn(both)).revision
         ranges = [KeyRange("/w1/z/", prefix=True), KeyRange("/w1/a/", prefix=True), KeyRange("/w1/one")]
         async with aclosing(store.watch(ranges, after_revision=start)) as events:
-            seen = await _take(events, 8)
+            seen = await take(events, 8)
         assert [event.key for event in seen[:5]] == ["/w1/z/1", "/w1/a/1", "/w1/z/2", "/w1/one", "/w1/a/2"]
         assert [event.revision for event in seen] == sorted(event.revision for event in seen)
         assert {(event.key, event.value, event.revision) for event in seen[5:]} == {
@@ -59,12 +49,12 @@ def test_a_watch_goes_on_after_a_restart_without_losing_or_repeating_an_event(et
         start = (await store.txn(put("/w2/0"))).revision
         async with aclosing(store.watch([KeyRange("/w2/", prefix=True)], after_revision=start)) as events:
             await store.txn(put("/w2/1"))
-            seen = await _take(events, 1)
+            seen = await take(events, 1)
             await asyncio.to_thread(etcd.restart)
             async with opened(_options(*etcd.endpoints)) as other:
                 for key in ("/w2/2", "/w2/3"):
                     await other.txn(put(key))
-            seen += await _take(events, 2)
+            seen += await take(events, 2)
         assert [event.key for event in seen] == ["/w2/1", "/w2/2", "/w2/3"]
 
     with_store(_options(*etcd.endpoints), use)
@@ -79,37 +69,26 @@ def test_a_watch_leaves_an_endpoint_that_never_answers(etcd: EmbeddedEtcd) -> No
                 await writer.txn(put("/w3/1"))
             async with asyncio.timeout(3 * TRY_SECONDS):
                 async with aclosing(store.watch([KeyRange("/w3/", prefix=True)], after_revision=start)) as events:
-                    assert [event.key for event in await _take(events, 1)] == ["/w3/1"]
+                    assert [event.key for event in await take(events, 1)] == ["/w3/1"]
 
         with_store(_options(silent, *etcd.endpoints), use)
 
 
-def test_a_watch_leaves_a_member_that_falls_silent() -> None:
-    async def use(store: EtcdStore, cluster: EmbeddedEtcd) -> None:
+def test_a_watch_leaves_a_member_that_falls_silent(cluster: EmbeddedEtcd) -> None:
+    async def use(store: EtcdStore) -> None:
         start = (await store.txn(put("/w4/0"))).revision
         async with aclosing(store.watch([KeyRange("/w4/", prefix=True)], after_revision=start)) as events:
             await store.txn(put("/w4/1"))
-            seen = await _take(events, 1)
-            await asyncio.to_thread(cluster.pause, 0)
-            waiting = asyncio.create_task(_take(events, 1))
-            async with opened(_options(*cluster.endpoints[1:])) as other:
-                # Only a watch that notices the silence by itself gets this one: nothing else is called on its store.
-                await _until_written(other, "/w4/2")
-            seen += await waiting
+            seen = await take(events, 1)
+            async with paused(cluster, 0):
+                waiting = asyncio.create_task(take(events, 1))
+                async with opened(_options(*cluster.endpoints[1:])) as other:
+                    # Only a watch that notices the silence by itself gets this one: its store is not used otherwise.
+                    await patiently(other, "/w4/2", make=b"x")
+                seen += await waiting
         assert [event.key for event in seen] == ["/w4/1", "/w4/2"]
 
-    with EmbeddedEtcd(cluster_size=3) as cluster:
-        with_store(_options(*cluster.endpoints), lambda store: use(store, cluster))
-
-
-async def _until_written(store: EtcdStore, key: str) -> None:
-    """Through an election, if the paused member led."""
-    while True:
-        try:
-            await store.txn(put(key))
-        except (OutcomeUnknown, Unreachable):
-            continue
-        return
+    with_store(_options(*cluster.endpoints), use)
 
 
 def test_a_compacted_past_is_reported(etcd: EmbeddedEtcd) -> None:
@@ -119,7 +98,7 @@ def test_a_compacted_past_is_reported(etcd: EmbeddedEtcd) -> None:
         await Admin(etcd.endpoints[0]).compact(last)
         with pytest.raises(WatchCompacted, match=str(last)):
             async with aclosing(store.watch([KeyRange("/w5/", prefix=True)], after_revision=start)) as events:
-                await _take(events, 1)
+                await take(events, 1)
 
     with_store(_options(*etcd.endpoints), use)
 
@@ -129,7 +108,7 @@ def test_closing_a_watch_ends_its_stream(etcd: EmbeddedEtcd) -> None:
         start = (await store.txn(put("/w6/0"))).revision
         async with aclosing(store.watch([KeyRange("/w6/", prefix=True)], after_revision=start)) as events:
             await store.txn(put("/w6/1"))
-            await _take(events, 1)
+            await take(events, 1)
             assert len(_streams()) >= 1
         await asyncio.sleep(0)
         assert _streams() == []
@@ -147,11 +126,25 @@ def test_closing_the_store_ends_a_watch_with_an_error_and_not_in_silence(etcd: E
         start = (await store.txn(put("/w7/0"))).revision
         async with aclosing(store.watch([KeyRange("/w7/", prefix=True)], after_revision=start)) as events:
             await store.txn(put("/w7/1"))
-            await _take(events, 1)
-            waiting = asyncio.create_task(_take(events, 1))
+            await take(events, 1)
+            waiting = asyncio.create_task(take(events, 1))
             await asyncio.wait({waiting}, timeout=0.05)
             await store.close()
-            with pytest.raises(WatchCancelled):
+            with pytest.raises(WatchCancelled, match="closed"):
                 await waiting
 
     with_store(_options(*etcd.endpoints), use)
+
+
+def test_closing_the_store_ends_a_watch_that_is_still_looking_for_an_etcd() -> None:
+    with silent_endpoint() as silent:
+
+        async def use(store: EtcdStore) -> None:
+            async with aclosing(store.watch([KeyRange("/w8/", prefix=True)], after_revision=0)) as events:
+                waiting = asyncio.create_task(take(events, 1))
+                await asyncio.wait({waiting}, timeout=0.05)
+                await store.close()
+                with pytest.raises(WatchCancelled, match="closed"):
+                    await waiting
+
+        with_store(_options(silent), use)

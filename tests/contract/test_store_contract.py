@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from etcdlock.errors import Rejected, TooManyOperations
+from etcdlock.errors import Rejected, TooManyOperations, Unreachable
 from etcdlock.ports import Compare, Delete, Get, KeyRange, KeyValue, Put, Relation, Target, Txn
 from tests.contract.room import Room, World, in_room
 
@@ -271,6 +271,26 @@ async def test_a_closed_store_leaves_keys_and_leases_as_they_are(room: Room) -> 
     assert stored is not None
     assert stored.lease == lease.id
     assert await room.store.keep_alive(lease.id) == 30
+
+
+@in_room
+async def test_a_closed_store_sends_nothing_any_more(room: Room) -> None:
+    other = room.open_store()
+    await other.txn(Txn((), (Put(room.key("a"), b"open"),)))
+    await other.close()
+    for call in (
+        other.txn(Txn((), (Put(room.key("a"), b"closed"),))),
+        other.read(room.below()),
+        other.grant(ttl_seconds=30),
+        other.keep_alive(UNKNOWN_LEASE),
+        other.revoke(UNKNOWN_LEASE),
+    ):
+        with pytest.raises(Unreachable, match="closed"):
+            await call
+    await other.close()
+    stored = await room.get("a")
+    assert stored is not None
+    assert stored.value == b"open"
 
 
 # Leases.

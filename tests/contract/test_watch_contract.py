@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from etcdlock.errors import WatchCompacted
+from etcdlock.errors import WatchCancelled, WatchCompacted
 from etcdlock.ports import Delete, Event, KeyRange, Put
 from tests.contract.room import Room, in_room, take
 
@@ -111,6 +111,19 @@ async def test_a_closed_watch_leaves_the_store_usable(room: Room) -> None:
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
     assert await room.get("b") is not None
+
+
+@in_room
+async def test_a_watch_ends_with_its_store_and_none_begins_on_a_closed_one(room: Room) -> None:
+    other, start = room.open_store(), await room.put("a")
+    stream = room.watch_of(other, after_revision=start - 1)
+    assert (await anext(stream)).revision == start
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await other.close()
+    for ended in (waiting, anext(room.watch_of(other, after_revision=start - 1))):
+        with pytest.raises(WatchCancelled, match="closed"):
+            await ended
 
 
 @in_room

@@ -63,6 +63,7 @@ def test_no_code_alone_makes_an_answer_definite(code: StatusCode) -> None:
         (StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max (3 vs. 2)", Rejected),
         (StatusCode.NOT_FOUND, "etcdserver: requested lease not found", LeaseUnknown),
         (StatusCode.PERMISSION_DENIED, "etcdserver: permission denied", AccessDenied),
+        (StatusCode.UNKNOWN, "auth: permission denied", AccessDenied),
         (StatusCode.FAILED_PRECONDITION, "etcdserver: user name not found", AccessDenied),
         (
             StatusCode.INVALID_ARGUMENT,
@@ -71,6 +72,7 @@ def test_no_code_alone_makes_an_answer_definite(code: StatusCode) -> None:
         ),
         (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty", AccessDenied),
         (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Unreachable),
+        (StatusCode.UNAVAILABLE, "etcdserver: rpc not supported for learner", Unreachable),
     ],
 )
 def test_a_definite_refusal_stays_one_whether_sent_or_not(
@@ -84,7 +86,10 @@ def test_a_definite_refusal_stays_one_whether_sent_or_not(
     [
         (StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token"),
         (StatusCode.INVALID_ARGUMENT, "etcdserver: revision of auth store is old"),
+        (StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty"),
         (StatusCode.UNKNOWN, "auth: revision in header is old"),
+        (StatusCode.UNKNOWN, "auth: invalid auth token"),
+        (StatusCode.UNKNOWN, "auth: user name is empty"),
     ],
 )
 def test_a_stale_token_is_known_by_each_of_its_names(code: StatusCode, text: str) -> None:

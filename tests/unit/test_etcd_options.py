@@ -38,7 +38,7 @@ def test_half_of_a_pair_is_refused() -> None:
 
 
 def test_the_password_is_not_shown() -> None:
-    assert "secret" not in repr(EtcdOptions(endpoints=("h:1",), username="u", password="secret"))
+    assert "secret" not in repr(EtcdOptions(endpoints=("h:1",), username="u", password="secret"))  # noqa: S106
 
 
 def test_a_missing_or_malformed_certificate_file_is_named_with_its_setting(tmp_path: Path) -> None:

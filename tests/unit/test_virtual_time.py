@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from etcdlock.ports import Clock
 from etcdlock.testing import (
     FakeClock,
     VirtualDeadlock,
@@ -142,7 +143,7 @@ def test_sockets_threads_and_processes_are_refused() -> None:
 
 def test_a_fast_clock_runs_fast_and_sleeps_short() -> None:
     async def program() -> tuple[float, float, float]:
-        clock = FakeClock(1.25, offset=1000.0)
+        clock: Clock = FakeClock(1.25, offset=1000.0)
         before = clock.now()
         await clock.sleep(10.0)
         return before, clock.now() - before, asyncio.get_running_loop().time()

@@ -1,0 +1,211 @@
+"""Guests without processes and a guard without a process, on virtual time.
+
+A fake guest behaves as `ports.Guest` says: it exists behind a closed gate, runs once that is open, and is gone some
+time after it is killed, or never while it is `stuck`. What it did is on record for judges, on true time (that of the
+loop), whatever the host's clock says. It must be used inside `run_virtual`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
+
+from etcdlock.errors import GuardLost, GuestNotStarted, SessionLost
+from etcdlock.ports import Clock, ExitStatus, Guard, Guest
+from etcdlock.testing.bell import Bell
+
+FIRST_PID = 1000
+ENDING_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
+
+
+class FakeGuest:
+    """One guest. Made by `FakeGuests.start`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        /,
+        *,
+        environment: Mapping[str, str],
+        pid: int,
+        life_seconds: float | None,
+        death_seconds: float,
+    ) -> None:
+        self.command = tuple(command)
+        self.environment = dict(environment)
+        self.pid = pid
+        self.pid_start = pid * 10
+        self.pidfd = -1
+        self.death_seconds = death_seconds
+        self.stuck = False
+        self.token: int | None = None
+        self.opened_at: float | None = None
+        self.killed_at: float | None = None
+        self.gone_at: float | None = None
+        self.signals: list[int] = []
+        self._life_seconds = life_seconds
+        self._gone: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has begun to run and anything of it is left."""
+        return self.opened_at is not None and self.gone_at is None
+
+    def end(self, code: int = 0) -> None:
+        """It ends by itself."""
+        self._end(ExitStatus(code))
+
+    def thaw(self) -> None:
+        """What kept it from dying is over."""
+        self.stuck = False
+        if self.killed_at is not None:
+            self._die()
+
+    # The port.
+
+    def open_gate(self, *, token: int) -> None:
+        if self.token is not None or self.killed_at is not None:
+            raise RuntimeError("the gate was opened or refused before")
+        self.token, self.opened_at = token, _now()
+        if self._life_seconds is not None:
+            asyncio.get_running_loop().call_later(self._life_seconds, self.end)
+
+    def signal(self, number: int, /) -> None:
+        if self.gone_at is None:
+            self.signals.append(number)
+            if number in ENDING_SIGNALS:
+                self._end(ExitStatus(0, number))
+
+    def kill(self) -> None:
+        if self.killed_at is not None or self.gone_at is not None:
+            return
+        self.killed_at = _now()
+        if self.death_seconds:
+            asyncio.get_running_loop().call_later(self.death_seconds, self._die)
+        else:
+            self._die()
+
+    async def gone(self) -> ExitStatus:
+        return await asyncio.shield(self._gone)
+
+    def _die(self) -> None:
+        if not self.stuck:
+            self._end(ExitStatus(0, signal.SIGKILL))
+
+    def _end(self, status: ExitStatus) -> None:
+        if self.gone_at is None:
+            self.gone_at = _now()
+            self._gone.set_result(status)
+
+
+class FakeGuests:
+    """Starts fake guests, and remembers them in `started`.
+
+    `life_seconds`: how long a guest runs before it ends by itself, None for ever. `death_seconds`: how long it takes to
+    be gone once it is killed. `refuse` says that the command cannot be executed.
+    """
+
+    def __init__(
+        self, *, life_seconds: float | None = None, death_seconds: float = 0.0, first_pid: int = FIRST_PID
+    ) -> None:
+        self._first_pid = first_pid
+        self.life_seconds = life_seconds
+        self.death_seconds = death_seconds
+        self.refuse = False
+        self.started: list[FakeGuest] = []
+
+    async def start(self, command: Sequence[str], /, *, environment: Mapping[str, str]) -> Guest:
+        if self.refuse or not command:
+            raise GuestNotStarted(f"{' '.join(command) or 'no command'}: refused", missing=True)
+        guest = FakeGuest(
+            command,
+            environment=environment,
+            pid=self._first_pid + len(self.started),
+            life_seconds=self.life_seconds,
+            death_seconds=self.death_seconds,
+        )
+        self.started.append(guest)
+        return guest
+
+
+class FakeGuard(Guard):
+    """A guard that goes on whatever becomes of the program it serves, until it is told to die.
+
+    It acts `lag_seconds` late, as a process does that is not scheduled at once.
+    """
+
+    def __init__(self, clock: Clock, /, *, stop_after_seconds: float, lag_seconds: float = 0.0) -> None:
+        self._clock = clock
+        self._stop_after_seconds = stop_after_seconds
+        self._lag_seconds = lag_seconds
+        self._proven: dict[str, float] = {}
+        self._armed: dict[int, tuple[Guest, str]] = {}
+        self._changed = Bell()
+        self._dead = asyncio.Event()
+        self._keeping = asyncio.ensure_future(self._keep())
+
+    @property
+    def armed(self) -> frozenset[int]:
+        """The pids it watches over."""
+        return frozenset(self._armed)
+
+    async def arm(self, guest: Guest, /, *, session: str) -> None:
+        self._check_alive()
+        if self._clock.now() >= self._stop_at(session):
+            raise SessionLost(f"guest {guest.pid} cannot be guarded: session {session} is not proven")
+        self._armed[guest.pid] = (guest, session)
+        self._changed.ring()
+
+    async def prove(self, session: str, /, *, at: float) -> None:
+        self._check_alive()
+        self._proven[session] = max(at, self._proven.get(session, at))
+        self._changed.ring()
+
+    async def disarm(self, guest: Guest, /) -> None:
+        self._check_alive()
+        self._armed.pop(guest.pid, None)
+
+    async def close(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """It dies, and whatever it guarded runs on."""
+        self._dead.set()
+        self._keeping.cancel()
+
+    async def died(self) -> None:
+        await self._dead.wait()
+
+    def _check_alive(self) -> None:
+        if self._dead.is_set():
+            raise GuardLost("the guard is dead")
+
+    def _stop_at(self, session: str) -> float:
+        return self._proven.get(session, float("-inf")) + self._stop_after_seconds
+
+    async def _keep(self) -> None:
+        while True:
+            left = [self._stop_at(session) - self._clock.now() for _, session in self._armed.values()]
+            if not left or min(left) > 0:
+                await self._sleep(min(left, default=3600.0))
+                continue
+            await self._clock.sleep(self._lag_seconds)
+            for guest, session in list(self._armed.values()):
+                if self._clock.now() >= self._stop_at(session):
+                    guest.kill()
+                    del self._armed[guest.pid]
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until something has changed."""
+        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            changed.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
