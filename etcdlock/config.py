@@ -1,7 +1,8 @@
-"""Every setting of etcdlock in one frozen record: from flags, the environment, a TOML file, or its default, in that order.
+"""Every setting of etcdlock in one frozen record: from flags, the environment, a TOML file, or its default.
 
-A key that is not known is refused, wherever it stands; a mistake names the file (or variable), the key, the value and the
-rule. Secrets are read from files only. Every setting is documented in docs/CONFIGURATION.md, which a test holds to be true.
+The first that has it wins. A key that is not known is refused, wherever it stands; a mistake names the file (or
+variable), the key, the value and the rule. Secrets are read from files only. docs/CONFIGURATION.md documents every
+setting, which a test holds to be true.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from etcdlock.timing import Timing
 
 DEFAULT_FILE = Path("/etc/etcdlock/etcdlock.toml")
 ENVIRONMENT_PREFIX = "ETCDLOCK_"
-FOR_GUESTS = frozenset(("TOKEN", "DOMAIN_UUID", "DOMAIN_NAME", "GUEST", "CONFIG"))
-"""Variables with our prefix that are no settings: those a guest is given, and the file's own."""
+FOR_GUESTS = frozenset(("TOKEN", "GUEST", "DOMAIN_UUID", "DOMAIN_NAME"))
+"""What a guest finds in its environment under our prefix: no settings, and no mistakes if it runs etcdlock itself."""
+FILE_VARIABLE = "CONFIG"
+"""Names the file, so it cannot stand in the file; no setting either."""
 
 
 class TimingSettings(BaseModel):
@@ -33,7 +36,7 @@ class TimingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ttl_seconds: int = Field(default=10, description="TTL of a session's lease in etcd")
-    hold_off_seconds: float = Field(default=25.0, description="how long a session must be seen missing before silence is proof")
+    hold_off_seconds: float = Field(default=25.0, description="how long a session must be missing to count as dead")
     renew_every_seconds: float = Field(default=2.0, description="how often a session is renewed")
     try_timeout_seconds: float = Field(default=1.5, description="how long one try at one endpoint may take")
     kill_seconds: float = Field(default=5.0, description="time for a killed guest to be gone")
@@ -48,32 +51,32 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
     )
 
-    cluster: str = Field(default="default", min_length=1, description="the hosts with the same prefix and cluster share locks")
+    cluster: str = Field(default="default", min_length=1, description="the hosts of one cluster share locks")
     prefix: str = Field(default="/etcdlock", description="where in etcd all keys lie")
     host_id: str = Field(default="", description="this host's unique name in the cluster; default: its host name")
     endpoints: tuple[str, ...] = Field(default=("127.0.0.1:2379",), min_length=1, description="etcd members, host:port")
-    ca_file: str = Field(default="", description="CA certificate that etcd's certificates are checked against; switches TLS on")
+    ca_file: str = Field(default="", description="CA that etcd's certificates are checked against; switches TLS on")
     cert_file: str = Field(default="", description="client certificate")
     key_file: str = Field(default="", description="the client certificate's private key")
     username: str = Field(default="", description="etcd user")
     password_file: str = Field(default="", description="file that holds the etcd user's password")
     max_txn_ops: int = Field(default=128, ge=8, description="etcd's --max-txn-ops")
-    allow_unsafe_etcd: bool = Field(default=False, description="accept etcd 3.5.0 to 3.5.2, which can lose committed data")
-    disk_identity: Literal["path", "md5"] = Field(default="path", description="how a disk is named; the same on every host")
-    readonly_disks: Literal["none", "shared"] = Field(default="none", description="whether a read-only disk takes a shared lock")
-    takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="whether silence is proof of a host's end")
+    allow_unsafe_etcd: bool = Field(default=False, description="accept an etcd that can lose committed data")
+    disk_identity: Literal["path", "md5"] = Field(default="path", description="how a disk is named")
+    readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
+    takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="what proves a host's end")
     answer_seconds: float = Field(default=10.0, gt=0, description="how long a command waits for an etcd that is away")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged to stderr")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - this and the next: pydantic's signature
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load` hands in: it has already put flags over the environment over the file."""
         return (init_settings,)
@@ -110,7 +113,8 @@ def load(
 
     Raises `InvalidSetting`, naming where the mistake stands.
     """
-    named = file or (Path(environment[f"{ENVIRONMENT_PREFIX}{FILE_VARIABLE}"]) if environment.get(f"{ENVIRONMENT_PREFIX}{FILE_VARIABLE}") else None)
+    variable = environment.get(ENVIRONMENT_PREFIX + FILE_VARIABLE)
+    named = file or (Path(variable) if variable else None)
     path = named or DEFAULT_FILE
     from_file = _read_file(path, must_exist=named is not None)
     from_environment = _read_environment(environment)
@@ -147,7 +151,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     timing: dict[str, str] = {}
     for name, value in environment.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX)
-        if key == name or key in FOR_GUESTS or key == FILE_VARIABLE or not value:
+        if key in (name, FILE_VARIABLE) or key in FOR_GUESTS or not value:
             continue
         setting = key.lower()
         if setting.startswith("timing__"):

@@ -15,30 +15,36 @@ def describe_blockers(blockers: tuple[Blocker, ...], /, *, timing: Timing) -> st
 
 
 def describe_blocker(blocker: Blocker, /, *, timing: Timing) -> str:
-    """`disk /san/vm1 is held by domain vm1 on host a since 12:03 (token 7); host a is alive: stop or migrate it there`."""
-    what = f"domain {blocker.domain}" if blocker.resource is None else f"disk {escaped(str(blocker.resource))}"
+    """As in `disk /san/vm1 is held by domain vm1 on host a since 12:03:00 (token 7); host a is alive: …`.
+
+    Names are other people's text and are shown escaped.
+    """
+    domain = escaped(str(blocker.domain))
+    what = f"domain {domain}" if blocker.resource is None else f"disk {escaped(str(blocker.resource))}"
     if blocker.owner is None:
+        uuid = f" ({blocker.domain.uuid})" if blocker.domain.name else ""
         return (
-            f"{what} is held by domain {blocker.domain} ({blocker.domain.uuid}), which has no record that lists it: "
+            f"{what} is held by domain {domain}{uuid}, which has no record that lists it: "
             "the records disagree, and nobody takes it for free; see 'etcdlock doctor'"
         )
-    holder = "" if blocker.resource is None else f" by domain {blocker.domain}"
+    holder = "" if blocker.resource is None else f" by domain {domain}"
     parked = ", suspended there" if blocker.state is LockState.PARKED else ""
     return (
-        f"{what} is held{holder} on host {blocker.owner.host} since {_time(blocker.since)}{parked} "
+        f"{what} is held{holder} on host {escaped(blocker.owner.host)} since {_time(blocker.since)}{parked} "
         f"(token {blocker.token}); {_advice(blocker, timing)}"
     )
 
 
 def _advice(blocker: Blocker, timing: Timing) -> str:
-    host = blocker.owner.host if blocker.owner else ""
+    host = escaped(blocker.owner.host) if blocker.owner else ""
     if blocker.alive:
-        return f"host {host} is alive: stop or migrate {blocker.domain} there"
+        return f"host {host} is alive: stop or migrate {escaped(blocker.domain.name) or 'it'} there"
     if blocker.proof is not None:
         return f"host {host} is proven dead ({blocker.proof}): it can be taken over now"
     return (
         f"host {host} is silent: it can be taken over {timing.hold_off_seconds:g} s after that was first seen "
-        f"(wait with --wait {timing.takeover_seconds:.0f}), or at once after 'etcdlock break {host}' if you know it is off"
+        f"(wait with --wait {timing.takeover_seconds:.0f}), or at once after 'etcdlock break {host}' "
+        "if you know it is off"
     )
 
 
@@ -60,5 +66,5 @@ def _time(since: str | None) -> str:
     try:
         at = datetime.fromisoformat(since)
     except ValueError:
-        return since
+        return escaped(since)
     return f"{at:%H:%M:%S}" if at.date() == datetime.now(at.tzinfo).date() else f"{at:%Y-%m-%d %H:%M:%S}"

@@ -10,9 +10,10 @@ import typer
 import etcdlock
 from etcdlock.cli.common import log_to_stderr, print_json, with_common
 from etcdlock.cli.exits import exit_for
+from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError, HeldElsewhere
 
-COMMANDS = ("run",)
+COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "demo")
 
 
 def build() -> typer.Typer:
@@ -29,7 +30,7 @@ def build() -> typer.Typer:
     app.callback()(_everywhere)
     for name in COMMANDS:
         module = import_module(f"etcdlock.cli.{name}_command")
-        app.command(name, help=module.__doc__)(with_common(module.command))
+        app.command(name, cls=ManPage, help=module.__doc__, options_metavar=module.USAGE)(with_common(module.command))
     return app
 
 
@@ -43,7 +44,7 @@ def run_command_line() -> int:
     """Run what `sys.argv` says; the exit code, with every error shown on stderr (as JSON with --json)."""
     log_to_stderr()
     try:
-        build()(standalone_mode=True)
+        build()(prog_name="etcdlock", standalone_mode=True)
     except EtcdlockError as error:
         _show(error, as_json="--json" in _own_arguments())
         return int(exit_for(error))

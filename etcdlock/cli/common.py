@@ -7,53 +7,53 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from etcdlock.cli.manpage import COMMON_PANEL
 from etcdlock.journal import FieldFormatter
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings
 
-PANEL = "Options of every command"
+R = TypeVar("R")
+
+
+def _option(*names: str, metavar: str | None = None, help: str) -> Any:  # noqa: A002 - typer's own word
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=COMMON_PANEL, show_default=False)
+
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "config": (
         Annotated[
-            Path | None,
-            typer.Option("--config", metavar="FILE", help="TOML file [/etc/etcdlock/etcdlock.toml]", rich_help_panel=PANEL),
+            Path | None, _option("--config", metavar="FILE", help="TOML file of settings [/etc/etcdlock/etcdlock.toml]")
         ],
         None,
     ),
     "endpoint": (
-        Annotated[
-            list[str] | None,
-            typer.Option("--endpoint", metavar="HOST:PORT", help="etcd member; may be repeated", rich_help_panel=PANEL),
-        ],
+        Annotated[list[str] | None, _option("--endpoint", metavar="HOST:PORT", help="etcd member; may be repeated")],
         None,
     ),
     "cluster": (
-        Annotated[str | None, typer.Option("--cluster", help="name of the cluster", rich_help_panel=PANEL)],
+        Annotated[str | None, _option("--cluster", metavar="NAME", help="the cluster whose locks these are")],
         None,
     ),
     "host_id": (
-        Annotated[
-            str | None, typer.Option("--host-id", help="this host's name in the cluster", rich_help_panel=PANEL)
-        ],
+        Annotated[str | None, _option("--host-id", metavar="NAME", help="this host's name in the cluster")],
         None,
     ),
     "log_level": (
         Annotated[
             str | None,
-            typer.Option("--log-level", help="debug, info, warning or error, to stderr", rich_help_panel=PANEL),
+            _option("--log-level", metavar="LEVEL", help="debug, info, warning or error; the log goes to stderr"),
         ],
         None,
     ),
-    "as_json": (Annotated[bool, typer.Option("--json", help="print JSON", rich_help_panel=PANEL)], False),
+    "as_json": (Annotated[bool, _option("--json", help="print one JSON document instead of text")], False),
 }
 
 
@@ -81,6 +81,13 @@ class Common:
             otherwise()
 
 
+def run_async(work: Coroutine[Any, Any, R], /) -> R:
+    """`asyncio.run`, which costs a twentieth of a second to import: `--help` has no use for it."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
 def print_json(document: Any, /) -> None:
     """One JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, default=str)
@@ -93,7 +100,7 @@ def with_common(command: Callable[..., int]) -> Callable[..., None]:
     Typer reads a command's options off its signature; this one has ours behind the command's own.
     """
     signature = inspect.signature(command, eval_str=True)
-    first, *own = signature.parameters.values()
+    _, *own = signature.parameters.values()
     ours = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in _OPTIONS.items()

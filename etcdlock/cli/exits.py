@@ -30,7 +30,7 @@ class Exit(IntEnum):
     USAGE = 2
     """Wrong arguments, settings, domain XML or paths; nothing was attempted."""
     HELD_ELSEWHERE = 100
-    """Somebody else holds the domain or one of its disks."""
+    """Somebody else holds the domain or one of its disks; from `inquire`: a lock stands in the way."""
     UNREACHABLE = 101
     """No etcd answered; nothing was done."""
     UNKNOWN = 102
@@ -38,11 +38,13 @@ class Exit(IntEnum):
     SESSION_LOST = 103
     """The session could not be proven any more, or its lock was taken meanwhile; the guest was stopped."""
     REFUSED = 104
-    """A definite no of another kind: settings that differ from the cluster's, a host id in use, a session that lives."""
+    """Another definite no: settings that differ from the cluster's, a host id in use, a session that lives."""
     CORRUPT = 105
     """A record in etcd cannot be read; nobody takes it for free."""
     ACCESS_DENIED = 106
     """etcd refuses this certificate, user or role."""
+    FINDINGS = 107
+    """`doctor` has found a fault."""
     NOT_EXECUTABLE = 126
     """The command exists but cannot be executed."""
     NOT_FOUND = 127

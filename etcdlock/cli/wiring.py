@@ -7,36 +7,42 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import etcdlock
-from etcdlock.agent.context import Context
 from etcdlock.errors import UnsafeEtcd
+from etcdlock.journal import note
 from etcdlock.model import SessionKind
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
+    from etcdlock.adapters.etcd_options import EtcdOptions
     from etcdlock.adapters.processes import LocalGuests
+    from etcdlock.agent.context import Context
     from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.config import Settings
     from etcdlock.timing import Timing
+
+
+def etcd_options(settings: Settings, /) -> EtcdOptions:
+    """Where etcd is and how it is spoken to."""
+    from etcdlock.adapters.etcd_options import EtcdOptions
+
+    return EtcdOptions(
+        endpoints=settings.endpoints,
+        try_timeout_seconds=settings.timing.try_timeout_seconds,
+        ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
+        username=settings.username,
+        password=settings.password(),
+        max_txn_ops=settings.max_txn_ops,
+    )
 
 
 @contextlib.asynccontextmanager
 async def open_store(settings: Settings, /) -> AsyncIterator[EtcdStore]:
     """A connection to the settings' etcd, closed at the end. Nothing is sent yet."""
     from etcdlock.adapters.etcd import EtcdStore
-    from etcdlock.adapters.etcd_options import EtcdOptions
 
-    store = EtcdStore(
-        EtcdOptions(
-            endpoints=settings.endpoints,
-            try_timeout_seconds=settings.timing.try_timeout_seconds,
-            ca_file=settings.ca_file,
-            cert_file=settings.cert_file,
-            key_file=settings.key_file,
-            username=settings.username,
-            password=settings.password(),
-            max_txn_ops=settings.max_txn_ops,
-        )
-    )
+    store = EtcdStore(etcd_options(settings))
     try:
         yield store
     finally:
@@ -47,6 +53,7 @@ def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) 
     """Who we are on this host, on real clocks."""
     from etcdlock.adapters.clock import BootClock
     from etcdlock.adapters.machine import default_host_id, read_machine, source_address
+    from etcdlock.agent.context import Context
 
     host, _, port = settings.endpoints[0].rpartition(":")
     return Context(
@@ -62,19 +69,23 @@ def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) 
     )
 
 
-async def check_versions(settings: Settings, store: EtcdStore, /) -> tuple[str, ...]:
-    """Warnings about the versions that etcd's members state; raises `UnsafeEtcd` for one that loses data."""
+async def check_versions(settings: Settings, store: EtcdStore, /) -> None:
+    """Look at the versions that etcd's members state; raises `UnsafeEtcd` for one that loses data.
+
+    What is only worth a warning goes to the log: `etcdlock doctor` tells it to people who ask.
+    """
     from etcdlock.etcdversion import Standing, judge_version
 
-    verdicts = {
-        report.endpoint: judge_version(report.version) for report in await store.inspect() if report.reachable
-    }
-    for endpoint, verdict in verdicts.items():
+    for report in await store.inspect():
+        verdict = judge_version(report.version) if report.reachable else None
+        if verdict is None or not verdict.text:
+            continue
         if verdict.standing is Standing.REFUSE and not settings.allow_unsafe_etcd:
             raise UnsafeEtcd(
-                f"{endpoint}: {verdict.text}", hint="only for a trial: allow_unsafe_etcd = true accepts it all the same"
+                f"{report.endpoint}: {verdict.text}",
+                hint="only for a trial: allow_unsafe_etcd = true accepts it all the same",
             )
-    return tuple(f"{endpoint}: {verdict.text}" for endpoint, verdict in verdicts.items() if verdict.text)
+        note("etcd_version", endpoint=report.endpoint, version=report.version, standing=verdict.standing)
 
 
 async def start_guard(timing: Timing, guests: LocalGuests, /) -> KeptGuard:

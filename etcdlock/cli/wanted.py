@@ -1,0 +1,108 @@
+"""From the command line's words to what is to be locked: a domain and its resources."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from etcdlock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from etcdlock.config import Settings
+    from etcdlock.identity import Named, ResourceName
+    from etcdlock.model import DomainId, Resource
+
+    Identify = Callable[[str], ResourceName]
+
+LONGEST_NAME_BYTES = 255
+
+
+def read_wanted(
+    settings: Settings, /, *, file: Path | None, uuid: str | None, name: str, disks: Sequence[str]
+) -> tuple[DomainId, tuple[Resource, ...]]:
+    """The domain and its resources, by this cluster's rules. Raises `InvalidInput`."""
+    from etcdlock.identity import DiskIdentity, distinct, identify_path, with_readonly_rule
+
+    identify = partial(identify_path, rule=DiskIdentity(settings.disk_identity))
+    domain, wanted = _domain(file, uuid=uuid, name=name, identify=identify)
+    wanted += tuple(_disk(argument, identify=identify) for argument in disks)
+    if not wanted and file is None and uuid is None:
+        raise InvalidInput("there is nothing to lock", hint="give --domain FILE.xml, --domain-uuid UUID or --disk PATH")
+    return domain, with_readonly_rule(distinct(wanted), rule=settings.readonly_disks)
+
+
+def described(resource: Resource, /) -> str:
+    """A resource, with its mode where that is not the usual one."""
+    from etcdlock.model import Mode
+
+    return str(resource) if resource.mode is Mode.EXCLUSIVE else f"{resource} ({resource.mode})"
+
+
+def seconds(value: float, /, *, option: str) -> float:
+    """A span of time as an option gives it. Raises `InvalidInput` for one that cannot be waited."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InvalidInput(f"{option} {value:g}: give a number of seconds, 0 or more")
+    return value
+
+
+def _domain(
+    file: Path | None, /, *, uuid: str | None, name: str, identify: Identify
+) -> tuple[DomainId, tuple[Named, ...]]:
+    from etcdlock.domainxml import named_of, parse_domain
+    from etcdlock.model import DomainId
+
+    if file is None:
+        return DomainId(_uuid(uuid), _name(name)), ()
+    if uuid is not None or name:
+        raise InvalidInput("--domain already says UUID and name", hint="leave out --domain-uuid and --name")
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"--domain {_shown(str(file))}: {error.strerror}") from error
+    parsed = parse_domain(text, source=str(file))
+    for warning in parsed.warnings:
+        print(f"etcdlock: {_shown(str(file))}: warning: {warning}", file=sys.stderr)
+    return parsed.domain, named_of(parsed, identify=identify)
+
+
+def _uuid(text: str | None, /) -> UUID:
+    """The domain's UUID; where none is given, one of its own: then only its disks can collide with anything."""
+    if text is None:
+        return uuid4()
+    try:
+        uuid = UUID(text)
+    except ValueError:
+        raise InvalidInput(f"--domain-uuid '{_shown(text)}' is not a UUID", hint="`virsh domuuid` prints it") from None
+    if len(set(uuid.bytes)) < 2:  # all zeros or all ones: many definitions have it, and two guests would be one
+        raise InvalidInput(f"--domain-uuid {uuid} is a placeholder", hint="`virsh domuuid` prints the real one")
+    return uuid
+
+
+def _name(text: str, /) -> str:
+    if not text.isprintable() or len(text.encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES:
+        raise InvalidInput(
+            f"--name '{_shown(text[:80])}' has characters that cannot be printed or is longer than "
+            f"{LONGEST_NAME_BYTES} bytes"
+        )
+    return text
+
+
+def _disk(argument: str, /, *, identify: Identify) -> Named:
+    from etcdlock.identity import Named, parse_disk_argument
+    from etcdlock.model import Resource
+
+    given = parse_disk_argument(argument)
+    path = str(Path.cwd() / given.path)
+    called = identify(path)
+    return Named(f"--disk {_shown(argument)}", Resource(called.lockspace, called.name, given.mode, path))
+
+
+def _shown(text: str) -> str:
+    from etcdlock.identity import escaped
+
+    return escaped(text)

@@ -1,0 +1,98 @@
+"""Where settings come from, and what is said of a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etcdlock.config import ENVIRONMENT_PREFIX, FOR_GUESTS, Settings, TimingSettings, load
+from etcdlock.errors import InvalidInput, InvalidSetting
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "etcdlock.toml"
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(file: Path) -> None:
+    settings_of_all = 'cluster = "file"\nhost_id = "file"\nprefix = "/file"\n'
+    file.write_text(f"{settings_of_all}[timing]\nttl_seconds = 11\nkill_seconds = 4")
+    variables = {"ETCDLOCK_CLUSTER": "env", "ETCDLOCK_HOST_ID": "env", "ETCDLOCK_TIMING__KILL_SECONDS": "3"}
+    settings = load(file=file, environment=variables, flags={"cluster": "flag", "host_id": None})
+    assert (settings.cluster, settings.host_id, settings.prefix) == ("flag", "env", "/file")
+    assert (settings.timing.ttl_seconds, settings.timing.kill_seconds) == (11, 3)
+
+
+def test_every_setting_can_be_given_by_its_variable() -> None:
+    values = {
+        "endpoints": "a:1, b:2", "max_txn_ops": "200", "allow_unsafe_etcd": "true", "log_level": "info", "prefix": "/p",
+        "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "disk_identity": "md5",
+    }  # fmt: skip
+    names = [name for name in Settings.model_fields if name != "timing"]
+    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
+    settings = load(environment=variables)
+    default = Settings()
+    assert settings.endpoints == ("a:1", "b:2")
+    assert [name for name in names if getattr(settings, name) == getattr(default, name)] == []
+
+
+@pytest.mark.parametrize("name", TimingSettings.model_fields)
+def test_every_timing_can_be_given_by_its_variable(name: str) -> None:
+    settings = load(environment={f"ETCDLOCK_TIMING__{name.upper()}": "7"})
+    assert getattr(settings.timing, name) == 7
+
+
+def test_what_a_guest_finds_in_its_environment_is_no_mistake() -> None:
+    assert load(environment={f"{ENVIRONMENT_PREFIX}{name}": "x" for name in FOR_GUESTS}) == load(environment={})
+
+
+def test_no_variable_of_a_guest_is_a_setting() -> None:
+    assert {name.lower() for name in FOR_GUESTS} & Settings.model_fields.keys() == set()
+
+
+def test_the_file_can_be_named_by_a_variable_and_must_then_exist(file: Path) -> None:
+    with pytest.raises(InvalidSetting, match="no such file"):
+        load(environment={"ETCDLOCK_CONFIG": str(file)})
+    file.write_text('cluster = "blue"')
+    assert load(environment={"ETCDLOCK_CONFIG": str(file)}).cluster == "blue"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("clustr = 'x'", "there is no setting 'clustr'"),
+        ("config = 'x'", "there is no setting 'config'"),
+        ("max_txn_ops = 'many'", "max_txn_ops is 'many'"),
+        ("disk_identity = 'uuid'", "disk_identity is 'uuid'"),
+        ("timing = 3", "must be a table"),
+        ("[timing]\nttl = 3", "there is no setting 'timing.ttl'"),
+        ("cluster = ''", "cluster is ''"),
+    ],
+)
+def test_a_mistake_names_the_file_the_key_and_the_value(file: Path, text: str, says: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InvalidSetting, match=says) as mistake:
+        load(file=file, environment={})
+    assert str(file) in str(mistake.value)
+
+
+def test_a_mistake_in_a_variable_or_a_flag_says_that_it_stands_there() -> None:
+    with pytest.raises(InvalidSetting, match="the environment: there is no setting 'clustr'"):
+        load(environment={"ETCDLOCK_CLUSTR": "x"})
+    with pytest.raises(InvalidSetting, match="the command line: log_level is 'loud'"):
+        load(environment={}, flags={"log_level": "loud"})
+
+
+@pytest.mark.parametrize("prefix", ["etcdlock", "/etcdlock/", "/"])
+def test_a_prefix_under_which_two_clusters_could_meet_is_refused(prefix: str) -> None:
+    with pytest.raises(InvalidInput, match="prefix"):
+        load(environment={"ETCDLOCK_PREFIX": prefix})
+
+
+def test_the_password_is_read_from_its_file_without_the_line_end(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("pass word \n")
+    assert load(environment={"ETCDLOCK_PASSWORD_FILE": str(secret)}).password() == "pass word "
+    with pytest.raises(InvalidSetting, match="password_file"):
+        load(environment={"ETCDLOCK_PASSWORD_FILE": str(tmp_path / "none")}).password()
