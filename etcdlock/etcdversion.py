@@ -36,11 +36,15 @@ _LOSES_DATA_FIXED: Final[Version] = (3, 5, 3)
 
 # For each fault, the first good patch release of every minor release that had it; later minors never did.
 _WRONG_REVOKES: Final[tuple[Version, ...]] = ((3, 4, 31), (3, 5, 13))
+_FULL_STOPS_HEARTBEATS: Final[tuple[Version, ...]] = ((3, 4, 20), (3, 5, 7))
 _STALE_READS: Final[tuple[Version, ...]] = ((3, 4, 42), (3, 5, 28), (3, 6, 9))
 
 _SAYS_WRONG_REVOKES: Final = (
     "can revoke leases that were just renewed when a stalled leader comes back: locks stay safe, but sessions are "
     "lost and joined anew more often"
+)
+_SAYS_FULL_STOPS_HEARTBEATS: Final = (
+    "refuses even deletions when its database is full: locks stay safe, but hosts can prove nothing then and stop guests"
 )
 _SAYS_STALE_READS: Final = "can answer plain reads from an old state: locks stay safe, but status may show what was"
 
@@ -67,13 +71,14 @@ def judge_version(version: str, /) -> VersionVerdict:
 def _warn(version: str, *, faults: tuple[str, ...]) -> VersionVerdict:
     if not faults:
         return VersionVerdict(Standing.OK)
-    return VersionVerdict(Standing.WARN, f"etcd {version} {'; it '.join(faults)}. Upgrade it.")
+    return VersionVerdict(Standing.WARN, f"etcd {version}: it {'; it '.join(faults)}. Upgrade it.")
 
 
 def _faults(parsed: Version) -> tuple[str, ...]:
     known = (
         (parsed < _OLDEST_TESTED, "is older than any version etcdlock is tested with"),
         (_has(parsed, fixed_in=_WRONG_REVOKES), _SAYS_WRONG_REVOKES),
+        (_has(parsed, fixed_in=_FULL_STOPS_HEARTBEATS), _SAYS_FULL_STOPS_HEARTBEATS),
         (_has(parsed, fixed_in=_STALE_READS), _SAYS_STALE_READS),
     )
     return tuple(text for applies, text in known if applies)

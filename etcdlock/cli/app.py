@@ -34,10 +34,19 @@ def build() -> typer.Typer:
     return app
 
 
-def _everywhere(*, version: bool = typer.Option(False, "--version", is_eager=True, help="print the version")) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(etcdlock.__version__)
         raise typer.Exit
+
+
+def _everywhere(
+    *,
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="print the version"
+    ),
+) -> None:
+    """What comes before a command."""
 
 
 def run_command_line() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,11 @@ async def check_versions(settings: Settings, store: EtcdStore, /) -> None:
     from etcdlock.etcdversion import Standing, judge_version
 
     for report in await store.inspect():
-        verdict = judge_version(report.version) if report.reachable else None
-        if verdict is None or not verdict.text:
+        if not report.reachable:
+            note("etcd_version_unknown", level=logging.WARNING, endpoint=report.endpoint, error=report.error)
+            continue
+        verdict = judge_version(report.version)
+        if not verdict.text:
             continue
         if verdict.standing is Standing.REFUSE and not settings.allow_unsafe_etcd:
             raise UnsafeEtcd(

@@ -41,6 +41,13 @@ def test_a_warning_names_the_faults_of_that_version(version: str, revokes: bool,
     assert ("plain reads" in verdict.text) is stale
 
 
+@pytest.mark.parametrize(
+    ("version", "stops"), [("3.4.19", True), ("3.4.20", False), ("3.5.6", True), ("3.5.7", False), ("3.6.0", False)]
+)
+def test_a_version_that_a_full_database_silences_is_warned_of(version: str, stops: bool) -> None:
+    assert ("database is full" in judge_version(version).text) is stops
+
+
 @pytest.mark.parametrize("version", ["", "unknown", "3.5", "3.5.1.9", "3..1"])
 def test_a_version_that_cannot_be_read_is_warned_of_and_not_passed(version: str) -> None:
     assert judge_version(version).standing is Standing.WARN
