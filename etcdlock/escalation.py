@@ -1,8 +1,8 @@
 """The ladder: what is to be done about one guest at one instant.
 
-Pure, and standard library only: the guard process runs this very rule without the rest of the package, so that the guard
-and the program that started the guest can never disagree about it. It never answers NONE for a living guest past
-`stop_at`, however late it is asked. Which clock the instants are from is the caller's business, as long as it is one clock.
+Pure, and standard library only: the guard process runs this very rule without the rest of the package, so that the
+guard and the program that started the guest can never disagree about it. It never answers NONE for a living guest past
+`stop_at`, however late it is asked. Which clock the instants are from is the caller's business, as long as it is one.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ _SAYS_WRONG_REVOKES: Final = (
     "lost and joined anew more often"
 )
 _SAYS_FULL_STOPS_HEARTBEATS: Final = (
-    "refuses even deletions when its database is full: locks stay safe, but hosts can prove nothing then and stop guests"
+    "refuses even deletions when its database is full: locks stay safe, but hosts can prove nothing then, and stop "
+    "their guests"
 )
 _SAYS_STALE_READS: Final = "can answer plain reads from an old state: locks stay safe, but status may show what was"
 

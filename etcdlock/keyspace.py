@@ -15,6 +15,7 @@ SHA-256), and no text can reach into another's folder.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from etcdlock.ports import KeyRange
 LONGEST_SEGMENT_BYTES = 200
 
 
+@functools.lru_cache(maxsize=1024)  # encoding names is most of what building a transaction costs, and they come again
 def segment(text: str, /) -> str:
     """One path segment for any text, bytes that are not UTF-8 included (as `os.fsdecode` carries them)."""
     if not text:

@@ -49,12 +49,14 @@ class Fields:
         """Decode a stored value and check its format version."""
         try:
             values = json.loads(stored.value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptRecord(f"{stored.key}: not JSON ({error})", key=stored.key, hint=_CORRUPT_HINT) from error
         if not isinstance(values, dict):
             raise CorruptRecord(f"{stored.key}: not a JSON object", key=stored.key, hint=_CORRUPT_HINT)
         fields = cls(stored.key, values)
         version = fields.number("v")
+        if version < 1:
+            raise fields.wrong("v", "a format version")
         if version > FORMAT_VERSION:
             raise NewerFormat(
                 f"{stored.key}: format version {version}, this etcdlock reads up to {FORMAT_VERSION}",
@@ -105,7 +107,9 @@ class Fields:
         return value
 
 
-_CORRUPT_HINT = "nobody takes this for free; look at it with etcdctl get, and delete it only if its guest is known to be gone"
+_CORRUPT_HINT = (
+    "nobody takes this for free; look at it with etcdctl get, and delete it only if its guest is known to be gone"
+)
 
 
 def _encode(**values: Any) -> bytes:
@@ -188,8 +192,11 @@ def encode_domain(record: DomainRecord, /) -> bytes:
 def decode_domain(stored: KeyValue, /) -> StoredDomain:
     """Inverse of `encode_domain`, with the revision; raises `CorruptRecord`."""
     fields = Fields.parse(stored)
+    domain = _read_domain(fields.inner("domain"))
+    if not stored.key.endswith(f"/{domain.uuid}"):  # what compares this record would compare another key
+        raise fields.wrong("domain", "the one that its key names")
     record = DomainRecord(
-        domain=_read_domain(fields.inner("domain")),
+        domain=domain,
         owner=_ref(fields),
         machine=Machine(boot=fields.text("boot"), machine=fields.text("machine")),
         state=fields.choice("state", LockState),
@@ -244,4 +251,7 @@ def _resource(resource: Resource) -> dict[str, str]:
 
 
 def _read_resource(fields: Fields) -> Resource:
-    return Resource(fields.text("lockspace"), fields.text("name"), fields.choice("mode", Mode), fields.text("path"))
+    mode = fields.choice("mode", Mode)
+    if mode is Mode.READ_ONLY:
+        raise fields.wrong("mode", "a mode that takes a lock")
+    return Resource(fields.text("lockspace"), fields.text("name"), mode, fields.text("path"))

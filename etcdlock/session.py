@@ -1,8 +1,8 @@
 """What a session is and what may be concluded from its heartbeats; pure, with `now` handed in.
 
-Guaranteed: `proven_at` only ever moves on by the *sending* instant of a heartbeat that committed with success; the word
-of a lease keepalive moves nothing. A session once missing is lost for good: its key never comes back, a new session with
-a new id takes its place.
+Guaranteed: `proven_at` only ever moves on by the *sending* instant of a heartbeat that committed with success; the
+word of a lease keepalive moves nothing. A session once missing is lost for good: its key never comes back, a new
+session with a new id takes its place.
 
 Every transition compares the session key's `mod_revision` with the session's `epoch`. Rewriting the key (a barrier)
 starts a new epoch, and every transaction of the old one that is still under way can never commit.

@@ -119,7 +119,14 @@ def _blocker(stored: StoredDomain, resource: Resource | None, evidence: Evidence
 
 
 def take_over(
-    keys: Keyspace, session: Session, wanted: Wanted, /, *, obstacles: Obstacles, evidence: Evidence, victim_request: str
+    keys: Keyspace,
+    session: Session,
+    wanted: Wanted,
+    /,
+    *,
+    obstacles: Obstacles,
+    evidence: Evidence,
+    victim_request: str,
 ) -> Transition:
     """Take the wanted domain and resources from sessions that are proven dead. Call only if `blockers` found none."""
     before, uuid = obstacles.domain, wanted.domain.uuid
@@ -134,9 +141,11 @@ def take_over(
         *(nothing_newer(keys.rivals(resource), obstacles.revision) for resource in wanted.locked),
     ]
     record = wanted.record(session)
-    writes: list[Op] = [put_domain(keys, record), *put_resources(keys, wanted.domain, wanted.locked)]
-    for victim in victims:
-        writes.append(_without(keys, victim, _lost_by(victim, wanted), request=victim_request))
+    writes: list[Op] = [
+        put_domain(keys, record),
+        *put_resources(keys, wanted.domain, wanted.locked),
+        *(_without(keys, victim, _lost_by(victim, wanted), request=victim_request) for victim in victims),
+    ]
     written = {write.key for write in writes if isinstance(write, Put)}
     gone = {key for stored in taken_from for key in _keys_given_up(keys, stored, wanted)} - written
     txn = Txn(

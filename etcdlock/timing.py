@@ -4,9 +4,9 @@ What must hold: all that runs under a session is stopped before anybody can prov
 on the hold-off and on clocks that run at about the same rate (`clock_rate_error`), never on etcd's lease timers.
 
 `S` is the instant, on the host's own clock, at which the last heartbeat that committed with success was sent. The
-session's key existed at `S` or later. Whoever sees it missing does so later still, and waits `hold_off` on its own clock
-before it may write the obituary. If our clock is slow by the rate error and the other's is fast by it, the wait is at
-least `hold_off * (1 - rho) / (1 + rho)` of our seconds; half a second of that is kept back. What is left is the
+session's key existed at `S` or later. Whoever sees it missing does so later still, and waits `hold_off` on its own
+clock before it may write the obituary. If our clock is slow by the rate error and the other's is fast by it, the wait
+is at least `hold_off * (1 - rho) / (1 + rho)` of our seconds; half a second of that is kept back. What is left is the
 `budget_seconds`: by `S + budget_seconds` everything must be dead.
 
 Worst case at the defaults (TTL 10, hold-off 25, renewed every 2, each try 1.5, kill 5, guard lag 1, rho 0.001):
@@ -115,13 +115,14 @@ class Timing:
                 min(self.renew_every_seconds, self.try_timeout_seconds, self.kill_seconds, self.guard_lag_seconds) > 0,
             ),
             (
-                f"a renewal whose first try is lost commits {self.second_try_seconds:g} s after the last one: "
-                f"ttl_seconds must be above that",
+                f"ttl_seconds must be above {self.second_try_seconds:g}: when a renewal commits after a lost try",
                 self.second_try_seconds < self.ttl_seconds,
             ),
             (
-                f"guests would be stopped {self.stop_after_seconds:g} s after the last heartbeat, before a renewal whose "
-                f"first try is lost ({self.second_try_seconds:g} s): hold_off_seconds is too short for it",
+                (
+                    f"guests would be stopped {self.stop_after_seconds:g} s after the last heartbeat, before a renewal "
+                    f"whose first try is lost ({self.second_try_seconds:g} s): hold_off_seconds is too short for it"
+                ),
                 self.stop_after_seconds > self.second_try_seconds,
             ),
         )

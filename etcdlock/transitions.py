@@ -4,7 +4,8 @@ Guaranteed by what is compared:
 
 - Every transition of a session compares the session key's `mod_revision` with the session's epoch. A session that is
   gone changes nothing, and a barrier makes all of its transactions that are still under way fail for ever.
-- Whatever rewrites a domain compares the domain's `mod_revision`: of claim, unpark, re-join and takeover exactly one wins.
+- Whatever rewrites a domain compares the domain's `mod_revision`: of claim, unpark, re-join and takeover exactly one
+  wins.
 - A resource's key names a domain if and only if that domain's record lists it: both are always written together.
 
 Not decided here: what an answer means (`outcomes`) and when to send (`agent`). No clock is read.

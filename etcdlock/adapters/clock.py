@@ -1,7 +1,7 @@
 """This host's clock, as `ports.Clock`.
 
-`now` is the steady instant of `etcdlock.guard.instant`: the same in every process of this host, not steered by time daemons,
-running on while the host is suspended. It may lag a suspension by no more than one chunk of `sleep`.
+`now` is the steady instant of `etcdlock.guard.instant`: the same in every process of this host, not steered by time
+daemons, running on while the host is suspended. `sleep` may lag a suspension by no more than one of its chunks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from datetime import datetime
 
 from etcdlock.guard import instant
 
-_CHUNK_SECONDS = 0.5        # timers of the event loop stand still during a suspend: after one, a sleep is late by at most this
+# Timers of the event loop stand still during a suspend: after one, a sleep is late by at most this.
+_CHUNK_SECONDS = 0.5
 _RATE_WINDOW_SECONDS = 10.0
 
 
@@ -39,8 +40,8 @@ class BootClock:
     def rate_error(self) -> float:
         """How much faster (> 0) or slower the steered clock runs than the steady one; 0.001 is one part in a thousand.
 
-        Over the last whole window of ten seconds or more between calls; 0 before the first. One of the two is wrong by at least
-        half of it; more than the timing contract's clock rate error is a reason to acquire nothing new.
+        Over the last whole window of ten seconds or more between calls; 0 before the first. One of the two is wrong by
+        at least half of it; more than the timing contract's clock rate error is a reason to acquire nothing new.
         """
         steered, raw = _pair()
         if (passed := raw - self._mark[1]) >= _RATE_WINDOW_SECONDS:

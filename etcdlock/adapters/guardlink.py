@@ -1,13 +1,14 @@
 """`ports.Guard` over a socket to a guard process of our own.
 
 The guard is started before anything is locked and outlives this process for as long as a guest is armed. Every call
-waits for its answer for a bounded time; a guard that does not answer in that time is as good as none, and the caller gets
-`SessionLost`: it must then stop its guests itself. Nothing is repeated and no guard is replaced here.
+waits for its answer for a bounded time; a guard that does not answer in that time is as good as none, and the caller
+gets `GuardLost`: it must then start another or stop its guests itself. Nothing is repeated and nothing replaced here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -17,41 +18,42 @@ from pathlib import Path
 import etcdlock.guard
 from etcdlock.errors import GuardLost, SessionLost
 from etcdlock.guard import wire
+from etcdlock.journal import note
 from etcdlock.ports import Guest
 
 _ANSWER_WITHIN_SECONDS = 1.0
 _START_WITHIN_SECONDS = 10.0
+_DEAD_WITHIN_SECONDS = 0.2
 _PROGRAM = Path(etcdlock.guard.__file__).with_name("__main__.py")
 
 
 class GuardLink:
     """A running guard. Make it with `start`."""
 
-    def __init__(self, link: socket.socket, *, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, link: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self._link = link
         self._process = process
         self._serial = 0
         self._answers: dict[str, asyncio.Future[str | None]] = {}
         self._ready = asyncio.Event()
         self._died = asyncio.Event()
-        self._stuck: set[str] = set()
         asyncio.get_running_loop().add_reader(link, self._on_readable)
 
     @classmethod
     async def start(cls, *, budget_seconds: float, kill_seconds: float) -> GuardLink:
         """Start a guard. Guests die `budget_seconds` after their session's last proof, and are reported as stuck if any
-        of them lives `kill_seconds` later. Raises `SessionLost` if it does not come up.
+        of them lives `kill_seconds` later. Raises `GuardLost` if it does not come up.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            link = cls(ours, process=_spawn(theirs, budget_seconds=budget_seconds, kill_seconds=kill_seconds))
+        try:
+            link = cls(*_spawn(budget_seconds=budget_seconds, kill_seconds=kill_seconds))
+        except OSError as error:
+            raise GuardLost(f"the guard cannot be started, and without it nothing may run: {error}") from error
         try:
             await asyncio.wait_for(link._come_up(), _START_WITHIN_SECONDS)
         except TimeoutError:
-            link._process.kill()
-            link._lose()
+            link.kill()
         if link._died.is_set():
+            link.kill()
             raise GuardLost("the guard did not start: without it nothing may run")
         return link
 
@@ -60,13 +62,10 @@ class GuardLink:
         """The guard's process; it is a child of this one and no guest's."""
         return self._process.pid
 
-    @property
-    def stuck(self) -> frozenset[str]:
-        """Guests (`<pid>:<start>`) that did not die in time although killed."""
-        return frozenset(self._stuck)
-
     async def arm(self, guest: Guest, /, *, session: str) -> None:
         name = f"{guest.pid}:{guest.pid_start}"
+        if guest.pidfd < 0:
+            return      # it is gone, and needs no guard
         refusal = await self._ask(wire.ARM, name, session, pidfd=guest.pidfd)
         if refusal is not None:
             raise SessionLost(f"guest {name} cannot be guarded under session {session}: {refusal}")
@@ -79,18 +78,25 @@ class GuardLink:
 
     async def close(self) -> None:
         """Let go. A guard that still has guests armed stays until they are gone; else its end is waited for."""
-        if not self._died.is_set():
-            await self._ask(wire.CLOSE)
-        self._lose()
         try:
-            await asyncio.to_thread(self._process.wait, _ANSWER_WITHIN_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.returncode = 0      # it guards on, and is init's child from the day we end
+            if not self._died.is_set():
+                await self._ask(wire.CLOSE)
+        except GuardLost:
+            self._process.kill()        # it hangs, and nothing is armed any more
+        self._lose()
+        await asyncio.to_thread(self._reap, within_seconds=_ANSWER_WITHIN_SECONDS)
 
     def kill(self) -> None:
         """End it at once, whatever it guards: for one that hangs, before another takes its place."""
         self._process.kill()
         self._lose()
+        self._reap(within_seconds=_DEAD_WITHIN_SECONDS)
+
+    def _reap(self, *, within_seconds: float) -> None:
+        try:
+            self._process.wait(within_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = 0      # it is init's child from the day we end
 
     async def died(self) -> None:
         """Come back when there is no guard any more: start another or stop the guests."""
@@ -113,7 +119,7 @@ class GuardLink:
             self._send(wire.pack(verb, serial, *fields), pidfd=pidfd)
             return await asyncio.wait_for(answer, _ANSWER_WITHIN_SECONDS)
         except (TimeoutError, OSError) as error:
-            raise GuardLost(f"the guard does not answer ({verb}): nothing can be relied on to stop the guests") from error
+            raise GuardLost(f"the guard does not answer ({verb}): nothing is sure to stop the guests") from error
         finally:
             del self._answers[serial]
 
@@ -145,10 +151,10 @@ class GuardLink:
                 self._settle(serial, refusal=None)
             case [wire.REFUSED, serial, *reason]:
                 self._settle(serial, refusal=" ".join(reason))
+            case [wire.STRIKING, name]:
+                note("guard_strikes", level=logging.ERROR, guest=name)
             case [wire.STUCK, name]:
-                self._stuck.add(name)
-            case [wire.GONE, name]:
-                self._stuck.discard(name)
+                note("guard_finds_stuck", level=logging.CRITICAL, guest=name)
 
     def _settle(self, serial: str, *, refusal: str | None) -> None:
         answer = self._answers.get(serial)
@@ -166,14 +172,24 @@ class GuardLink:
         self._died.set()
 
 
-def _spawn(theirs: socket.socket, *, budget_seconds: float, kill_seconds: float) -> subprocess.Popen[bytes]:
-    """In a session of its own: the terminal's signals and hang-ups are not for it."""
-    return subprocess.Popen(
-        (sys.executable, "-I", "-S", os.fspath(_PROGRAM), str(theirs.fileno()), str(budget_seconds), str(kill_seconds)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(theirs.fileno(),),
-        start_new_session=True,
-        cwd="/",
-    )
+def _spawn(*, budget_seconds: float, kill_seconds: float) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Our end of the socket and the process, in a session of its own: the terminal's signals are not for it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    numbers = (str(theirs.fileno()), str(budget_seconds), str(kill_seconds))
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own program, from our own folder
+            (sys.executable, "-I", "-S", os.fspath(_PROGRAM), *numbers),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ours, process

@@ -1,25 +1,50 @@
 """What tells this machine and this boot of it from all others, and what people call it.
 
-The machine's digest lets other hosts recognise it without learning its serial numbers. Where neither source can be read the
-digest is of nothing, and equal on all such machines: `Machine.machine` is then empty, which proves nothing to anybody.
+The machine's digest lets other hosts recognise it without learning its serial numbers. It is of two ids together,
+since either alone may be shared: clones of one disk image have one machine-id, cheap boards one placeholder for a UUID.
+Where one of the two cannot be read (the UUID is for root only) or is such a placeholder, the digest is empty and proves
+nothing to anybody.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 from pathlib import Path
 
 from etcdlock.model import Machine
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_MACHINE_SOURCES = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
+_MACHINE_ID = Path("/etc/machine-id")
+_PRODUCT_UUID = Path("/sys/class/dmi/id/product_uuid")
+
+_ID = re.compile("[0-9a-f]{32}")
+_REPEATED = re.compile(r"(..)\1*")
+"""One byte over and over: what a vendor leaves who sets nothing."""
+
+_PLACEHOLDERS = frozenset(
+    (
+        "03000200040005000006000700080009",
+        "00020003000400050006000700080009",
+        "12345678123412341234123456789abc",
+        "12345678123456781234567812345678",
+        "123456781234567890abcddeefaabbcc",
+        "0123456789abcdef0123456789abcdef",
+        "00112233445566778899aabbccddeeff",
+        "4c4c454400002010802080c04f202020",
+    )
+)
+"""UUIDs that vendors have shipped on many a board: counted up, the firmware maker's default in both byte orders, a
+blank service tag."""
 
 
-def read_machine(*, boot_id: Path = _BOOT_ID, sources: tuple[Path, ...] = _MACHINE_SOURCES) -> Machine:
+def read_machine(
+    *, boot_id: Path = _BOOT_ID, machine_id: Path = _MACHINE_ID, product_uuid: Path = _PRODUCT_UUID
+) -> Machine:
     """This boot of this machine. Raises OSError where the kernel does not tell its boot id."""
-    facts = [_read(source) for source in sources]
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest() if any(facts) else ""
+    ids = [_read_id(source) for source in (machine_id, product_uuid)]
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest() if all(ids) else ""
     return Machine(boot=boot_id.read_text(encoding="ascii").strip(), machine=digest)
 
 
@@ -43,8 +68,11 @@ def source_address(host: str, *, port: int) -> str:
         return socket.gethostname()
 
 
-def _read(path: Path) -> str:
+def _read_id(path: Path) -> str:
+    """Its 32 hexadecimal digits; nothing where it tells this machine from no other."""
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip().lower()
+        text = path.read_text(encoding="ascii", errors="replace").strip().lower().replace("-", "")
     except OSError:        # absent, or for root only
         return ""
+    is_placeholder = text in _PLACEHOLDERS or _REPEATED.fullmatch(text)
+    return text if _ID.fullmatch(text) and not is_placeholder else ""

@@ -1,11 +1,12 @@
 """Guests as processes of this host: `ports.Guests`.
 
-A guest is started behind a gate (`etcdlock.guard.gate`): its process exists, can be armed and named in a record, but becomes
-the command only when the gate is opened. If this process ends before that, the guest ends without having run anything.
+A guest is started behind a gate (`etcdlock.guard.gate`): its process exists, can be armed and named in a record, but
+becomes the command only when the gate is opened. If this process, or the thread that started the guest, ends before
+that, the guest ends without having run anything; if later, its leader is killed at once and the guard sees to the rest.
 
-This process becomes the reaper of orphans, so that what a guest leaves behind (daemons, double forks, new sessions) stays
-findable: **every child of this process that is not spared belongs to the guest**. Hence one guest per process at a time.
-Children that were there before, and those given to `spare` (a guard started later), are left alone.
+This process becomes the reaper of orphans, so that what a guest leaves behind (daemons, double forks, new sessions)
+stays findable: **every child of this process that is not spared belongs to the guest**. Hence one guest per process at
+a time. Children that were there before, and those given to `spare` (a guard started later), are left alone.
 
 The leader is reaped last of all: until then nobody else can be given its pid or its group's number, so signals to them
 cannot hit a stranger. Not found, and so not waited for: what works on the guest's behalf but was started by others.
@@ -60,8 +61,7 @@ class LocalGuests:
         whole_environment = {**os.environ, **environment}
         path = _find(command, search=whole_environment.get("PATH"))
         _adopt_orphans()
-        me = os.getpid()
-        self._spared.update(process.name for process in table.read_table() if process.parent == me)
+        self._spared.update(process.name for process in table.read_table().children(os.getpid()))
         self._last = _start(path, command=command, environment=whole_environment, spared=self._spared)
         return self._last
 
@@ -93,6 +93,7 @@ class LocalGuest:
 
     @property
     def pidfd(self) -> int:
+        """-1 once the guest is gone: the number may be any other descriptor's by then."""
         return self._pidfd
 
     @property
@@ -147,8 +148,13 @@ class LocalGuest:
 
     def _family(self) -> list[table.Process]:
         """The guest's living processes."""
-        everything = [process for process in table.read_table() if process.name not in self._spared]
-        found = table.family(everything, leader=self._name, known=self._known, adopter=os.getpid())
+        found = table.family(
+            table.read_table(),
+            leader=self._name,
+            known=self._known,
+            adopter=os.getpid(),
+            spared=frozenset(self._spared),
+        )
         self._known = frozenset(process.name for process in found)
         return found
 
@@ -162,6 +168,7 @@ class LocalGuest:
         code = self._process.wait()
         self._terminal.take_back(was_killed=code < 0)
         os.close(self._pidfd)
+        self._pidfd = -1
         self._status = ExitStatus(code) if code >= 0 else ExitStatus(128 - code, -code)
         return self._status
 
@@ -178,10 +185,9 @@ class LocalGuest:
             self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        me = os.getpid()
-        for process in table.read_table():
-            mine = process.parent == me and process.name != self._name and process.name not in self._spared
-            if mine and not process.alive and process.name.start >= self.pid_start:
+        for process in table.read_table().children(os.getpid()):
+            is_orphan = process.name != self._name and process.name not in self._spared
+            if is_orphan and not process.alive and process.name.start >= self.pid_start:
                 _reap(process.name.pid)
 
 
@@ -242,18 +248,17 @@ def _find(command: Sequence[str], *, search: str | None) -> str:
         raise GuestNotStarted("no command was given", missing=True)
     if (path := shutil.which(command[0], path=search)) is not None:
         return path
-    if os.path.dirname(command[0]) and os.path.exists(command[0]):
+    if "/" in command[0] and Path(command[0]).exists():
         raise GuestNotStarted(f"{command[0]} is not an executable file", missing=False)
     raise GuestNotStarted(f"there is no command {command[0]}", missing=True)
 
 
-def _start(
-    path: str, *, command: Sequence[str], environment: Mapping[str, str], spared: set[Name]
-) -> LocalGuest:
+def _start(path: str, *, command: Sequence[str], environment: Mapping[str, str], spared: set[Name]) -> LocalGuest:
     reading, writing = os.pipe()
+    gate = (sys.executable, "-I", "-S", os.fspath(_GATE), str(reading), str(os.getpid()))
     try:
-        process = subprocess.Popen(
-            (sys.executable, "-I", "-S", os.fspath(_GATE), str(reading), path, "--", *command),
+        process = subprocess.Popen(  # noqa: S603 - to start what the user asks for is its purpose
+            (*gate, path, "--", *command),
             env=environment,
             pass_fds=(reading, *_inherited_descriptors()),
             process_group=0,
@@ -272,8 +277,9 @@ def _start(
 
 
 def _inherited_descriptors() -> tuple[int, ...]:
-    """Those beyond the standard ones that were given to us to be passed on; what we opened ourselves is not among them."""
-    return tuple(descriptor for descriptor in map(int, os.listdir("/proc/self/fd")) if _is_passed_on(descriptor))
+    """Those beyond the standard ones that were given to us to be passed on; none that we opened ourselves."""
+    descriptors = (int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    return tuple(descriptor for descriptor in descriptors if _is_passed_on(descriptor))
 
 
 def _is_passed_on(descriptor: int) -> bool:
@@ -284,9 +290,18 @@ def _is_passed_on(descriptor: int) -> bool:
 
 
 def _adopt_orphans() -> None:
+    """Raises `GuestNotStarted` where the end of a guest could not be told."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise GuestNotStarted(f"the kernel refuses us a guest's orphans: {os.strerror(ctypes.get_errno())}", missing=False)
+        reason = os.strerror(ctypes.get_errno())
+        raise GuestNotStarted(f"the kernel refuses us a guest's orphans: {reason}", missing=False)
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # Inherited from whoever started us: the kernel would reap our children itself, and their pids were anybody's.
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except ValueError as error:
+            text = f"SIGCHLD is ignored, so a guest's end cannot be told: {error}"
+            raise GuestNotStarted(text, missing=False) from error
 
 
 async def _all_ended(names: Sequence[Name]) -> None:

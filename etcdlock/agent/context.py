@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from etcdlock.errors import OutcomeUnknown, Unreachable
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Machine, SessionKind
-from etcdlock.ports import Clock, Store
+from etcdlock.ports import Clock, Store, Txn, TxnResult
 from etcdlock.session import Contract
 from etcdlock.timing import Timing
+
+T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -21,7 +25,10 @@ LONGEST_PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The store, the clock, the keys and who we are. `chance` gives ids and jitter; a seeded one makes runs repeatable."""
+    """The store, the clock, the keys and who we are.
+
+    `chance` gives ids and jitter; a seeded one makes runs repeatable.
+    """
 
     store: Store
     clock: Clock
@@ -47,6 +54,13 @@ class Context:
         """Now, for people."""
         return self.clock.wall().isoformat(timespec="seconds")
 
+    async def look(self, reads: Txn, /) -> TxnResult:
+        """Send a transaction that only reads: where its answer is lost nothing was done, so that is `Unreachable`."""
+        try:
+            return await self.store.txn(reads)
+        except OutcomeUnknown as error:
+            raise Unreachable(str(error)) from error
+
     def patiently(self, *, until: float) -> AsyncRetrying:
         """Repeat what failed for want of an answer, with exponential backoff and jitter, until the clock says `until`.
 
@@ -64,6 +78,23 @@ class Context:
         """How long to pause after that many failures in a row (1 or more): exponential, with jitter."""
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))
         return self.chance.uniform(longest / 2, longest)
+
+
+async def undisturbed(part: Coroutine[Any, Any, T], /) -> T:
+    """Run what must not be left half done to its end, however often we are cancelled meanwhile; then be cancelled.
+
+    Only for what is bounded in time, or must be waited for whatever it takes, as the end of a guest must.
+    """
+    task, cancelled = asyncio.ensure_future(part), False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        task.exception()
+        raise asyncio.CancelledError
+    return task.result()
 
 
 def _when_past(clock: Clock, until: float) -> Callable[[RetryCallState], bool]:

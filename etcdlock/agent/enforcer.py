@@ -36,27 +36,29 @@ class Enforcer(Guard):
         self._clock = clock
         self._timing = timing
         self._proven: dict[str, float] = {}
-        self._armed: dict[int, _Armed] = {}
+        self._armed: dict[tuple[int, int], _Armed] = {}
         self._changed = asyncio.Event()
 
     def stopped(self, guest: Guest, /) -> bool:
         """Whether this guest was killed because its session could not be proven any more."""
-        armed = self._armed.get(guest.pid)
+        armed = self._armed.get(_name(guest))
         return armed is not None and armed.stopped
 
     def overdue(self, guest: Guest, /) -> bool:
         """Whether the guest's deadline has passed, whoever acted on it."""
-        armed = self._armed.get(guest.pid)
-        return armed is not None and self._clock.now() >= self._deadline(armed).stop_at_seconds
+        armed = self._armed.get(_name(guest))
+        return armed is not None and self._clock.now() >= self._deadline(armed.session).stop_at_seconds
 
     async def arm(self, guest: Guest, /, *, session: str) -> None:
         """Take a guest in, or move it to the session that it has been carried over into."""
+        armed = self._armed.get(_name(guest))
+        if armed is not None and armed.stopped:
+            raise SessionLost(f"guest {guest.pid} is being stopped")
         if session not in self._proven:
             raise SessionLost(f"session {session} was never proven: no guest runs under it")
-        armed = self._armed.setdefault(guest.pid, _Armed(guest, session))
-        if armed.stopped:
-            raise SessionLost(f"guest {guest.pid} is being stopped")
-        armed.session = session
+        if self._clock.now() >= self._deadline(session).stop_at_seconds:
+            raise SessionLost(f"session {session} is not proven any more: no guest runs under it")
+        self._armed[_name(guest)] = _Armed(guest, session)
         self._changed.set()
 
     async def prove(self, session: str, /, *, at: float) -> None:
@@ -66,7 +68,7 @@ class Enforcer(Guard):
 
     async def disarm(self, guest: Guest, /) -> None:
         """Forget a guest that is gone."""
-        self._armed.pop(guest.pid, None)
+        self._armed.pop(_name(guest), None)
         self._changed.set()
 
     async def close(self) -> None:
@@ -80,30 +82,30 @@ class Enforcer(Guard):
                 self._act(armed)
             await self._until_next()
 
-    def _deadline(self, armed: _Armed) -> Deadline:
-        proven_at = self._proven[armed.session]
+    def _deadline(self, session: str) -> Deadline:
+        proven_at = self._proven[session]
         return Deadline(
             stop_at_seconds=proven_at + self._timing.stop_after_seconds,
             stuck_at_seconds=proven_at + self._timing.budget_seconds,
         )
 
     def _act(self, armed: _Armed) -> None:
-        rung = step(self._clock.now(), deadline=self._deadline(armed), alive=True)
+        rung = step(self._clock.now(), deadline=self._deadline(armed.session), alive=True)
         if rung is Step.NONE and not armed.stopped:
             return
+        armed.guest.kill()      # before anything is logged: that may have to wait
         if not armed.stopped:
             armed.stopped = True
             note("guest_stopped", level=logging.ERROR, pid=armed.guest.pid, session=armed.session)
         if rung is Step.REPORT_STUCK and not armed.stuck:
             armed.stuck = True
             note("guest_stuck", level=logging.CRITICAL, pid=armed.guest.pid, session=armed.session)
-        armed.guest.kill()
 
     async def _until_next(self) -> None:
         """Sleep until something is due or changes; what is being stopped is struck again and again."""
         now = self._clock.now()
         due = (
-            STRIKE_EVERY_SECONDS if armed.stopped else max(self._deadline(armed).stop_at_seconds - now, 0.0)
+            STRIKE_EVERY_SECONDS if armed.stopped else max(self._deadline(armed.session).stop_at_seconds - now, 0.0)
             for armed in self._armed.values()
         )
         sleeping = asyncio.ensure_future(self._clock.sleep(min(due, default=3600.0)))
@@ -113,6 +115,10 @@ class Enforcer(Guard):
         finally:
             sleeping.cancel()
             changed.cancel()
+
+
+def _name(guest: Guest) -> tuple[int, int]:
+    return guest.pid, guest.pid_start
 
 
 class Together(Guard):

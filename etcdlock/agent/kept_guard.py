@@ -1,7 +1,8 @@
 """A guard that is replaced when it dies or hangs; its successor is told everything before anything else happens.
 
-Guaranteed: every proof and every armed guest is known to the guard that answers, or `GuardLost` is raised. Not guaranteed:
-that a guard is there at every instant; in between, the enforcer of this very program goes by the same deadlines.
+Guaranteed: every proof and every armed guest is known to the guard that answers, or `GuardLost` is raised. Not
+guaranteed: that a guard is there at every instant; in between, the enforcer of this very program goes by the same
+deadlines.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
-from etcdlock.errors import GuardLost
+from etcdlock.errors import GuardLost, SessionLost
 from etcdlock.journal import note
 from etcdlock.ports import Guard, Guest
 
@@ -35,7 +36,7 @@ class KeptGuard(Guard):
         self._guard = guard
         self._start = start
         self._proven: dict[str, float] = {}
-        self._armed: dict[int, tuple[Guest, str]] = {}
+        self._armed: dict[tuple[int, int], tuple[Guest, str]] = {}
         self._replacing = asyncio.Lock()
 
     async def keep(self) -> NoReturn:
@@ -48,7 +49,7 @@ class KeptGuard(Guard):
     async def arm(self, guest: Guest, /, *, session: str) -> None:
         """Arm, or move to another session."""
         await self._do(lambda guard: guard.arm(guest, session=session))
-        self._armed[guest.pid] = (guest, session)
+        self._armed[guest.pid, guest.pid_start] = (guest, session)
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Remember the proof, then pass it on."""
@@ -57,7 +58,7 @@ class KeptGuard(Guard):
 
     async def disarm(self, guest: Guest, /) -> None:
         """Forget the guest, then pass it on."""
-        self._armed.pop(guest.pid, None)
+        self._armed.pop((guest.pid, guest.pid_start), None)
         await self._do(lambda guard: guard.disarm(guest))
 
     async def close(self) -> None:
@@ -79,11 +80,29 @@ class KeptGuard(Guard):
         async with self._replacing:
             if self._guard is not dead:
                 return
-            note("guard_lost", level=logging.ERROR, armed=len(self._armed))
             dead.kill()
             successor = await self._start()
-            for session, at in self._proven.items():
-                await successor.prove(session, at=at)
-            for guest, session in self._armed.values():
-                await successor.arm(guest, session=session)
+            try:
+                await self._brief(successor)
+            except BaseException:
+                successor.kill()
+                raise
             self._guard = successor
+        note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
+
+    async def _brief(self, successor: MortalGuard) -> None:
+        """Tell it all. What changes meanwhile is asked of the dead one, in vain, and then of its successor."""
+        for session, at in list(self._proven.items()):
+            await successor.prove(session, at=at)
+        for name in list(self._armed):
+            if name in self._armed:
+                await self._hand_over(*self._armed[name], successor=successor)
+
+    async def _hand_over(self, guest: Guest, session: str, *, successor: MortalGuard) -> None:
+        try:
+            await successor.arm(guest, session=session)
+        except GuardLost:
+            raise
+        except SessionLost as refusal:
+            guest.kill()
+            note("guest_stopped", level=logging.ERROR, pid=guest.pid, session=session, error=refusal)

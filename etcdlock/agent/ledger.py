@@ -22,7 +22,7 @@ from etcdlock.agent.proving import declare_reboots, gather
 from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
-from etcdlock.model import StoredDomain
+from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest, TxnResult
 from etcdlock.records import decode_domain, decode_first
 from etcdlock.session import Session
@@ -33,6 +33,10 @@ MOST_ATTEMPTS = 16
 """How often an acquire is tried anew because something moved between look and transaction."""
 
 PAUSE_SECONDS = 0.1
+
+
+Sent = tuple[Session, UUID]
+"""What may still be under way: the session in whose epoch a transition was sent, and the domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Ledger:
         self._member = member
         self._guard = guard
         self._held: dict[UUID, Holding] = {}
-        self._unsettled: list[tuple[Session, UUID]] = []
+        self._unsettled: list[Sent] = []
         self._turns: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def holding(self, uuid: UUID, /) -> Holding | None:
@@ -75,6 +79,12 @@ class Ledger:
         """Whether an outcome is still unknown."""
         return bool(self._unsettled)
 
+    @property
+    def unreleased(self) -> frozenset[SessionRef]:
+        """The sessions, this or earlier ones, that locks of ours in etcd name, or may name."""
+        named = {holding.stored.record.owner for holding in self._held.values()}
+        return frozenset(named | {session.ref for session, _ in self._unsettled})
+
     # --- taking ----------------------------------------------------------------------------------------------------
 
     async def acquire(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
@@ -84,6 +94,7 @@ class Ledger:
         `OutcomeUnknown` if that is still so at `until`, `Unreachable`, or another `Refused`.
         """
         async with self._turns[wanted.domain.uuid]:
+            await self._settle_first(wanted.domain.uuid)
             stored = await self._take(wanted, guest, until=until)
             self._held[wanted.domain.uuid] = Holding(stored, guest)
             if stored.record.owner != self._member.session.ref:
@@ -159,18 +170,27 @@ class Ledger:
     async def carry_over(self, session: Session, /) -> None:
         """Re-join every domain into the new session; what has been taken by another meanwhile, its guest is killed."""
         until = session.stop_at(self._context.timing)
-        for uuid in sorted(self._held):
-            async with self._turns[uuid]:
+        async with asyncio.TaskGroup() as carrying:  # together: one that cannot be carried over holds up no other
+            for uuid in sorted(self._held):
+                carrying.create_task(self._carry_in_turn(uuid, until=until))
+
+    async def _carry_in_turn(self, uuid: UUID, /, *, until: float) -> None:
+        async with self._turns[uuid]:
+            try:
                 await self._carry_one(uuid, until=until)
+            except SessionLost as error:  # it is being stopped, or there is no guard for it
+                note("rejoined_too_late", level=logging.ERROR, domain=uuid, error=error)
+                self._held[uuid].guest.kill()
 
     async def _carry_one(self, uuid: UUID, /, *, until: float) -> None:
+        """Raises `SessionLost` where the guest cannot be armed under the new session."""
         context = self._context
         while (holding := self._held.get(uuid)) and holding.stored.record.owner != self._member.session.ref:
             session = self._member.session
             change = rejoin(context.keys, session, holding.stored, request=context.fresh_id())
             try:
                 answer = await self._send(change, session=session, until=until)
-            except (Unreachable, OutcomeUnknown) as error:
+            except EtcdlockError as error:  # whatever it is: the guest has until its deadline
                 note("rejoin_failed", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
                 if context.clock.now() >= until:
                     return
@@ -188,7 +208,7 @@ class Ledger:
             holding.guest.kill()
             return False
         self._held[uuid] = Holding(stored, holding.guest)
-        if not answer.applied:
+        if stored.record.owner != session.ref:
             self._keep_in_step(session, answer)
             return not self._member.session.lost
         await self._guard.arm(holding.guest, session=session.ref.session)
@@ -241,52 +261,69 @@ class Ledger:
 
     async def _send(self, change: Transition, /, *, session: Session, until: float) -> Answer:
         """Send once. A lost answer is settled, so that what comes back is what was done."""
+        sent = (session, change.uuid)
+        self._unsettled.append(sent)  # before it is sent: whatever ends us from here on, it is not forgotten
         try:
             result = await self._context.store.txn(change.txn)
-        except asyncio.CancelledError:
-            self._unsettled.append((session, change.uuid))
-            raise
         except OutcomeUnknown as error:
             note("outcome_unknown", level=logging.WARNING, domain=change.uuid, error=error)
-            found = await self._settle(session, change.uuid, until=until)
+            found = await self._settle(sent, until=until)
             return Answer(change.was_applied(found), found)
+        except EtcdlockError:
+            self._unsettled.remove(sent)  # every other error says that nothing was done
+            raise
+        self._unsettled.remove(sent)
         if result.succeeded:
             return Answer(True, change.stored(result.revision), result)
         return Answer(False, decode_first(result.replies[1], decode_domain), result)
 
-    async def proven(self) -> None:
-        """etcd answers: settle what is still unknown, and give back what nobody was told of."""
-        try:
-            while self._unsettled:
-                await self._settle_one(*self._unsettled[0])
-        except EtcdlockError as error:
-            note("still_unsettled", level=logging.WARNING, outcomes=len(self._unsettled), error=error)
-
-    async def _settle_one(self, session: Session, uuid: UUID, /) -> None:
-        async with self._turns[uuid]:
-            found = await self._ask(session, uuid)
-            if found is not None and found.record.owner == session.ref and uuid not in self._held:
-                current = self._member.usable()
-                change = release(self._context.keys, current, found)
-                answer = await self._send(change, session=current, until=self._context.clock.now())
-                if not answer.applied:
-                    raise Unreachable(f"domain {uuid}: not given back yet")
-            self._unsettled = [item for item in self._unsettled if item != (session, uuid)]
-            note("settled", domain=uuid)
-
-    async def _settle(self, session: Session, uuid: UUID, /, *, until: float) -> StoredDomain | None:
+    async def _settle(self, sent: Sent, /, *, until: float) -> StoredDomain | None:
         """The domain as it stands once nothing of the session's earlier epochs can commit any more."""
         try:
             async for attempt in self._context.patiently(until=until):
                 with attempt:
-                    found = await self._ask(session, uuid)
+                    found = await self._ask(*sent)
         except (Unreachable, OutcomeUnknown) as error:
-            self._unsettled.append((session, uuid))
             raise OutcomeUnknown(
-                f"domain {uuid}: etcd did not say whether it was done, and cannot be asked: {error}",
+                f"domain {sent[1]}: etcd did not say whether it was done, and cannot be asked: {error}",
                 hint="it is settled when etcd answers again; until then nothing runs on it",
             ) from error
+        self._forget(sent)
         return found
+
+    async def proven(self) -> None:
+        """etcd answers: settle what is still unknown, and give back what nobody was told of."""
+        for sent in list(self._unsettled):
+            try:
+                async with self._turns[sent[1]]:
+                    await self._settle_one(sent)
+            except EtcdlockError as error:
+                note("still_unsettled", level=logging.WARNING, domain=sent[1], error=error)
+
+    async def _settle_first(self, uuid: UUID, /) -> None:
+        """No new lock on a domain while it is unknown whether an earlier one was taken."""
+        for sent in list(self._unsettled):
+            if sent[1] == uuid:
+                await self._settle_one(sent)
+
+    async def _settle_one(self, sent: Sent, /) -> None:
+        """In the domain's turn."""
+        session, uuid = sent
+        if sent not in self._unsettled:
+            return
+        found = await self._ask(session, uuid)
+        if found is not None and found.record.owner == session.ref and uuid not in self._held:
+            current = self._member.usable()
+            change = release(self._context.keys, current, found)
+            answer = await self._send(change, session=current, until=self._context.clock.now())
+            if not answer.applied:
+                self._keep_in_step(current, answer)
+                raise Unreachable(f"domain {uuid}: not given back yet")
+        self._forget(sent)
+        note("settled", domain=uuid)
+
+    def _forget(self, sent: Sent, /) -> None:
+        self._unsettled = [other for other in self._unsettled if other != sent]
 
     async def _ask(self, session: Session, uuid: UUID, /) -> StoredDomain | None:
         """Put a barrier and read the domain behind it."""

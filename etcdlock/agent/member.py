@@ -13,7 +13,7 @@ import logging
 from collections.abc import Coroutine
 from typing import NoReturn, Protocol
 
-from etcdlock.agent.context import Context
+from etcdlock.agent.context import Context, undisturbed
 from etcdlock.errors import EtcdlockError, SessionLost, Unreachable
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
@@ -87,7 +87,6 @@ class Member:
         async for attempt in self._context.patiently(until=until):
             with attempt:
                 session = await self._join_once()
-        await self._guard.prove(session.ref.session, at=session.proven_at)
         self._session = session
         note("session_joined", session=session.ref, kind=session.record.kind, lease=f"{session.lease:x}")
         return session
@@ -98,31 +97,36 @@ class Member:
         lease = await context.store.grant(ttl_seconds=context.timing.ttl_seconds)
         try:
             context.timing.granted(lease.ttl_seconds)
-            record = SessionRecord(
-                ref=SessionRef(context.host, context.fresh_id()),
-                machine=context.machine,
-                kind=context.kind,
-                version=context.version,
-                address=context.address,
-                since=context.since(),
-            )
-            sent_at = context.clock.now()
-            result = await context.store.txn(
-                join(
-                    context.keys,
-                    record,
-                    lease=lease.id,
-                    contract=context.contract,
-                    contract_revision=contract_revision,
-                    seen=seen,
-                )
-            )
-            if not result.succeeded:
-                raise Unreachable("other sessions of this host came or the contract changed while joining")
-        except EtcdlockError:
-            await self._drop(lease.id)
+            session = await self._become(lease.id, contract_revision=contract_revision, seen=seen)
+            await self._guard.prove(session.ref.session, at=session.proven_at)
+        except BaseException:  # cancelled, too: it may have been applied, and nobody would keep that session
+            await undisturbed(self._drop(lease.id))
             raise
-        return Session(record, lease.id, result.revision, result.revision, sent_at)
+        return session
+
+    async def _become(self, lease: int, /, *, contract_revision: int, seen: int) -> Session:
+        context, contract = self._context, self._context.contract
+        record = self._record()
+        txn = join(
+            context.keys, record, lease=lease, contract=contract, contract_revision=contract_revision, seen=seen
+        )
+        sent_at = context.clock.now()
+        result = await context.store.txn(txn)
+        if not result.succeeded:
+            raise Unreachable("other sessions of this host came or the contract changed while joining")
+        return Session(record, lease, result.revision, result.revision, sent_at)
+
+    def _record(self) -> SessionRecord:
+        """A session with an id that was never used before."""
+        context = self._context
+        return SessionRecord(
+            ref=SessionRef(context.host, context.fresh_id()),
+            machine=context.machine,
+            kind=context.kind,
+            version=context.version,
+            address=context.address,
+            since=context.since(),
+        )
 
     async def _look_round(self) -> tuple[int, int]:
         """Check the contract and who else lives under our host id; revisions of the contract and of the look."""
@@ -130,7 +134,7 @@ class Member:
         begun = context.clock.now()
         patience = context.timing.ttl_seconds + EXPIRY_SCAN_SECONDS + 2 * context.timing.try_timeout_seconds
         while True:
-            looked = await context.store.txn(
+            looked = await context.look(
                 Txn((), (Get(KeyRange(context.keys.contract)), Get(context.keys.sessions(context.host))))
             )
             contract, others = looked.replies
@@ -230,24 +234,28 @@ class Member:
 
     # --- leaving ---------------------------------------------------------------------------------------------------
 
-    async def leave(self, *, unreleased: bool, until: float) -> bool:
-        """End the session in order; with `unreleased` locks this leaves the proof that lets others take them.
+    async def leave(self, *, unreleased: frozenset[SessionRef], until: float) -> bool:
+        """End the session in order; of each session of ours that unreleased locks may name, prove the end.
 
-        Nothing of the session may be running. Returns whether etcd knows; if not, the lease runs out by itself.
+        Nothing of these sessions may be running, and `keep` must have ended: it would join anew. Returns whether etcd
+        knows; if not, the lease runs out by itself.
         """
-        context, session = self._context, self.session
-        obituary = None
-        if unreleased:
-            obituary = Obituary(session.ref, Proof.LEFT, str(session.ref), "ended with locks unreleased", context.since())
         try:
-            async for attempt in context.patiently(until=until):
+            async for attempt in self._context.patiently(until=until):
                 with attempt:
-                    result = await context.store.txn(leave(context.keys, session, obituary=obituary))
-                    if obituary is not None and not result.succeeded:
-                        await context.store.txn(write_obituary(context.keys, obituary))
+                    await self._end(unreleased)
         except EtcdlockError as error:
-            note("session_left_to_expire", level=logging.WARNING, session=session.ref, error=error)
+            note("session_left_to_expire", level=logging.WARNING, session=self.session.ref, error=error)
             return False
-        await self._drop(session.lease)
-        note("session_left", session=session.ref)
+        await self._drop(self.session.lease)
+        note("session_left", session=self.session.ref)
         return True
+
+    async def _end(self, unreleased: frozenset[SessionRef], /) -> None:
+        context, ref = self._context, self.session.ref
+        why, when = "ended with locks unreleased", context.since()
+        proofs = {dead: Obituary(dead, Proof.LEFT, str(ref), why, when) for dead in sorted(unreleased)}
+        result = await context.store.txn(leave(context.keys, self.session, obituary=proofs.get(ref)))
+        for dead, proof in proofs.items():
+            if dead != ref or not result.succeeded:
+                await context.store.txn(write_obituary(context.keys, proof))

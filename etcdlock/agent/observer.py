@@ -19,6 +19,8 @@ from etcdlock.model import Proof, SessionRef
 from etcdlock.ports import KeyRange
 from etcdlock.transitions import confirm_missing
 
+SHORTEST_PAUSE_SECONDS = 0.01
+
 
 class Observer:
     """What this program has itself seen of other sessions."""
@@ -58,11 +60,10 @@ class Observer:
             await self._pause()
 
     async def _pause(self) -> None:
-        """Until the next look is due, or somebody wakes us."""
+        """Until the next look is due, or somebody wakes us. What was due and failed has a full interval to wait."""
         waits = [self.takeover_in(ref) for ref in self._missing_since]
-        every = self._context.timing.renew_every_seconds
-        seconds = min((wait for wait in waits if wait is not None), default=every)
-        sleeping = asyncio.ensure_future(self._context.clock.sleep(min(every, max(seconds, 0.01))))
+        seconds = min(wait for wait in (*waits, self._context.timing.renew_every_seconds) if wait)
+        sleeping = asyncio.ensure_future(self._context.clock.sleep(max(seconds, SHORTEST_PAUSE_SECONDS)))
         woken = asyncio.ensure_future(self._woken.wait())
         try:
             await asyncio.wait((sleeping, woken), return_when=asyncio.FIRST_COMPLETED)

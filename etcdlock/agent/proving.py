@@ -10,28 +10,37 @@ import logging
 from etcdlock.agent.context import Context
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRef
+from etcdlock.ports import KeyValue, Txn
 from etcdlock.records import decode_domain, decode_first, decode_obituary
 from etcdlock.session import ended_by_reboot
 from etcdlock.takeover import Evidence, Obstacles, look_at_domains, look_at_sessions
 from etcdlock.transitions import write_obituary
 
+READS_AT_ONCE = 64
+"""Half of what etcd takes in one transaction unless it is told otherwise."""
+
 
 async def gather(context: Context, obstacles: Obstacles, /) -> Evidence:
     """Whose domains are in the way, whether their sessions have keys or obituaries."""
-    if not obstacles.owners:
-        return Evidence()
-    found = await context.store.txn(look_at_domains(context.keys, obstacles.owners))
-    stored = [decode_domain(group[0]) for group in found.replies if group]
+    found = await _read(context, look_at_domains(context.keys, obstacles.owners))
+    stored = [decode_domain(group[0]) for group in found if group]
     ordered = sorted({item.record.owner for item in stored})
-    if not ordered:
-        return Evidence()
-    looked = (await context.store.txn(look_at_sessions(context.keys, frozenset(ordered)))).replies
+    looked = await _read(context, look_at_sessions(context.keys, frozenset(ordered)))
     obituaries = {ref: decode_first(looked[2 * i + 1], decode_obituary) for i, ref in enumerate(ordered)}
     return Evidence(
         domains={item.record.domain.uuid: item for item in stored},
         living=frozenset(ref for i, ref in enumerate(ordered) if looked[2 * i]),
         obituaries={ref: obituary for ref, obituary in obituaries.items() if obituary is not None},
     )
+
+
+async def _read(context: Context, look: Txn, /) -> list[tuple[KeyValue, ...]]:
+    """What every Get finds, in as many transactions as it takes: a resource may have any number of shared holders."""
+    found: list[tuple[KeyValue, ...]] = []
+    for start in range(0, len(look.success), READS_AT_ONCE):
+        part = Txn((), look.success[start : start + READS_AT_ONCE])
+        found += (await context.look(part)).replies
+    return found
 
 
 async def declare(context: Context, dead: SessionRef, /, *, proof: Proof, reason: str) -> bool:

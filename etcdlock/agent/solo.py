@@ -1,8 +1,9 @@
 """One guest under a session of its own: what `etcdlock run` does where no agent is up.
 
-Guaranteed: the guest's processes exist behind a closed gate and are armed before their locks are asked for; the gate opens
-only with the locks held and the session proven in time; the locks are given back only when the last process of the guest
-is gone. Whatever ends this program in order leaves nothing of it in etcd, or the proof that lets others take it at once.
+Guaranteed: the guest's processes exist behind a closed gate and are armed before their locks are asked for; the gate
+opens only with the locks held and the session proven in time; the locks are given back only when the last process of
+the guest is gone. Whatever ends this program in order, cancellation included, leaves nothing of it in etcd, or the
+proof that lets others take it at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etcdlock.agent.context import Context
+from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.agent.ledger import Ledger
@@ -74,37 +75,56 @@ class Solo:
         self._ledger = Ledger(context, member=self._member, guard=self._guard)
         self._observer = Observer(context)
         self._running: Guest | None = None
+        self._has_run = False
+        self._end_by: float | None = None
 
     def signal(self, number: int, /) -> bool:
-        """Pass a signal on to the guest; False if none runs yet, and then nothing was done."""
-        if self._running is None:
-            return False
-        self._running.signal(number)
-        return True
+        """Pass a signal on to the guest; False if none has run yet, and then nothing was done.
+
+        Once the guest is gone there is nobody to pass it on to, and we are ending anyway: that is True as well.
+        """
+        if self._running is not None:
+            self._running.signal(number)
+        return self._has_run
 
     async def run(self) -> Ending:
         """Join, acquire, run, release, leave. Raises what `Member.join` and `Ledger.acquire` raise."""
-        clock = self._context.clock
         try:
-            await self._member.join(until=clock.now() + self._task.answer_seconds)
-        except EtcdlockError:
-            await self._guard.close()
-            raise
+            await self._member.join(until=self._context.clock.now() + self._task.answer_seconds)
+            return await self._with_keepers()
+        finally:
+            await undisturbed(self._guard.close())
+
+    async def _with_keepers(self) -> Ending:
+        """Do the work for as long as every part that must never end goes on."""
         keepers: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._enforcer.keep()),
             asyncio.ensure_future(self._member.keep(self._ledger)),
+            asyncio.ensure_future(self._enforcer.keep()),
             asyncio.ensure_future(self._observer.keep()),
             *([asyncio.ensure_future(self._kept_guard.keep())] if self._kept_guard else []),
         ]
+        work = asyncio.ensure_future(self._work())
         try:
-            guest, stored = await self._start()
-            return await self._until_gone(guest, stored, keepers=keepers)
+            await asyncio.wait((work, *keepers), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await self._leave()
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-            await self._guard.close()
+            failed = [keeper for keeper in keepers if keeper.done()]
+            await undisturbed(self._wind_up(work, keepers))
+        if failed:
+            raise _first_cause(failed[0].exception())
+        return work.result()
+
+    async def _work(self) -> Ending:
+        guest, stored = await self._start()
+        return await self._until_gone(guest, stored)
+
+    async def _wind_up(self, work: asyncio.Future[Ending], keepers: list[asyncio.Future[Any]], /) -> None:
+        """End the work if it has not ended, then the session, and only then what protects it."""
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await self._give_back()
+        await _cancelled(keepers[:1])  # who keeps the session would join anew what we leave
+        await self._leave()
+        await _cancelled(keepers[1:])
 
     # --- starting --------------------------------------------------------------------------------------------------
 
@@ -112,6 +132,7 @@ class Solo:
         """Try, and where others hold the locks wait for them, until guest and locks are there and the gate is open."""
         begun = self._context.clock.now()
         held_until, away_until = begun + self._task.wait_seconds, begun + self._task.patience_seconds
+        failures = 0
         while True:
             try:
                 return await self._attempt(until=away_until)
@@ -126,6 +147,8 @@ class Solo:
                 if self._context.clock.now() >= away_until:
                     raise
                 note("attempt_failed", level=logging.WARNING, domain=self._task.domain, error=error)
+                failures += 1
+                await self._context.clock.sleep(self._context.backoff_seconds(failures))
             await self._ready(until=away_until)
 
     async def _ready(self, *, until: float) -> None:
@@ -136,6 +159,7 @@ class Solo:
 
     async def _attempt(self, *, until: float) -> tuple[Guest, StoredDomain]:
         task, context = self._task, self._context
+        await self._ledger.release(task.domain.uuid, until=until)  # what an earlier attempt could not give back
         guest = await self._guests.start(task.command, environment=task.environment)
         wanted = Wanted(
             task.domain, task.resources, context.fresh_id(), context.since(), pid=guest.pid, pid_start=guest.pid_start
@@ -144,9 +168,9 @@ class Solo:
             stored = await self._ledger.acquire(wanted, guest, until=until)
             guest.open_gate(token=stored.token)  # nothing is awaited between the answer and this
         except BaseException:
-            await self._put_away(guest)
+            await undisturbed(self._put_away(guest))
             raise
-        self._running = guest
+        self._running, self._has_run = guest, True
         note("guest_started", domain=task.domain, pid=guest.pid, token=stored.token)
         return guest, stored
 
@@ -158,35 +182,40 @@ class Solo:
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
-    async def _until_gone(
-        self, guest: Guest, stored: StoredDomain, /, *, keepers: Sequence[asyncio.Future[Any]]
-    ) -> Ending:
-        """Wait for the guest's end, kill it if one of our own parts fails, and give its locks back."""
+    async def _until_gone(self, guest: Guest, stored: StoredDomain, /) -> Ending:
+        """Wait for the guest's end, or bring it about where we are cancelled, and give its locks back."""
         going = asyncio.ensure_future(guest.gone())
-        ends: list[asyncio.Future[Any]] = [going, *keepers]
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((going,))
+        except asyncio.CancelledError:
+            guest.kill()
+            raise
         finally:
-            if not going.done():
-                guest.kill()
-            status = await going
-            self._running = None
-            stopped = self._was_stopped(guest, status)
-            released = await self._give_back(stored)
-        for keeper in keepers:
-            if keeper.done():
-                raise _first_cause(keeper.exception())
-        return Ending(status, stopped, released)
+            ending = await undisturbed(self._end(guest, going))
+        note("guest_ended", domain=self._task.domain, token=stored.token, stopped=ending.stopped)
+        return ending
+
+    async def _end(self, guest: Guest, going: asyncio.Future[ExitStatus], /) -> Ending:
+        status = await going
+        self._running = None
+        stopped = self._was_stopped(guest, status)
+        return Ending(status, stopped, await self._give_back())
 
     def _was_stopped(self, guest: Guest, status: ExitStatus, /) -> bool:
         """By us or by the guard, because its session could not be proven, or because its lock was taken meanwhile."""
         by_guard = status.signal == signal.SIGKILL and self._enforcer.overdue(guest)
         return self._enforcer.stopped(guest) or by_guard or self._ledger.holding(self._task.domain.uuid) is None
 
-    async def _give_back(self, stored: StoredDomain, /) -> bool:
-        until = self._context.clock.now() + self._task.answer_seconds
+    def _until(self) -> float:
+        """The one deadline for all that is to be said to etcd at the end."""
+        if self._end_by is None:
+            self._end_by = self._context.clock.now() + self._task.answer_seconds
+        return self._end_by
+
+    async def _give_back(self) -> bool:
+        """Release what is held. The guest is gone."""
         try:
-            await self._ledger.release(stored.record.domain.uuid, until=until)
+            await self._ledger.release(self._task.domain.uuid, until=self._until())
         except EtcdlockError as error:
             note("not_released", level=logging.WARNING, domain=self._task.domain, error=error)
             return False
@@ -198,9 +227,13 @@ class Solo:
         The guest is gone by now, so the obituary is true.
         """
         await self._ledger.proven()
-        unreleased = self._ledger.unsettled or self._ledger.holding(self._task.domain.uuid) is not None
-        patience = 0.0 if unreleased else self._task.answer_seconds
-        await self._member.leave(unreleased=unreleased, until=self._context.clock.now() + patience)
+        await self._member.leave(unreleased=self._ledger.unreleased, until=self._until())
+
+
+async def _cancelled(tasks: Sequence[asyncio.Future[Any]], /) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _first_cause(error: BaseException | None, /) -> BaseException:

@@ -13,7 +13,7 @@ from etcdlock.agent.context import Context
 from etcdlock.agent.observer import Observer
 from etcdlock.errors import EtcdlockError, HeldElsewhere, WatchCompacted
 from etcdlock.journal import note
-from etcdlock.model import Blocker, Resource
+from etcdlock.model import Blocker, LockState, Resource
 from etcdlock.ports import KeyRange
 
 RECHECK_SECONDS = 10.0
@@ -27,7 +27,7 @@ async def wait_for_change(
     limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
     ranges = _ranges(context, refusal.blockers, resources)
     await _first_of(
-        _change(context, ranges, observer, after_revision=refusal.revision),
+        _change(context, ranges, observer, parked=_parked(context, refusal.blockers), after_revision=refusal.revision),
         context.clock.sleep(max(limit, 0.0)),
     )
 
@@ -42,12 +42,20 @@ def _ranges(context: Context, blockers: tuple[Blocker, ...], resources: tuple[Re
     ]
 
 
-async def _change(context: Context, ranges: list[KeyRange], observer: Observer, /, *, after_revision: int) -> None:
-    """Until a lock or a proof changes. A session's own key makes the observer look, which ends nothing yet."""
+def _parked(context: Context, blockers: tuple[Blocker, ...], /) -> frozenset[str]:
+    """Keys of sessions whose end alone lets a domain be taken: its guest does not run."""
+    parked = [blocker for blocker in blockers if blocker.state is LockState.PARKED]
+    return frozenset(context.keys.session(blocker.owner) for blocker in parked if blocker.owner is not None)
+
+
+async def _change(
+    context: Context, ranges: list[KeyRange], observer: Observer, /, *, parked: frozenset[str], after_revision: int
+) -> None:
+    """Until a lock or a proof changes. A session's own key makes the observer look, which mostly ends nothing yet."""
     sessions = context.keys.sessions().key
     try:
         async for event in context.store.watch(ranges, after_revision=after_revision):
-            if not event.key.startswith(sessions):
+            if not event.key.startswith(sessions) or (event.value is None and event.key in parked):
                 return
             if event.value is None:
                 observer.wake()

@@ -3,10 +3,11 @@
 `steady_seconds` = CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC).
 
 - It is a function of the kernel's clocks alone: an instant taken by one process means the same in another.
-- It runs on while the host is suspended: the bracket is exactly the time spent suspended, since the two clocks in it are
-  steered together.
-- Nobody can steer it: CLOCK_BOOTTIME itself is slowed down and sped up by time daemons, chrony by up to 8 %, far more than
-  a deadline allows for. Sped up is no safer than slowed down: it is the wrong direction for whoever waits out a silence.
+- It runs on while the host is suspended: the bracket is exactly the time spent suspended, since the two clocks in it
+  are steered together.
+- Nobody can steer it: CLOCK_BOOTTIME itself is slowed down and sped up by time daemons, chrony by up to 8 %, far more
+  than a deadline allows for. Sped up is no safer than slowed down: it is the wrong direction for whoever waits out a
+  silence.
 
 What is left is the error of the host's oscillator. As a second opinion every reading carries CLOCK_BOOTTIME: the guard
 lets the one that moved more since a proof arrived count. Not covered: a host that is itself a paused virtual machine.
@@ -39,8 +40,8 @@ def read() -> Reading:
 def _suspended_ns() -> int:
     """Time spent suspended since boot.
 
-    The two clocks cannot be read at once: whatever comes between the reads looks like suspension. So the tightest of a few
-    tries counts; a process that is stopped between them costs one try, not a wrong clock.
+    The two clocks cannot be read at once: whatever comes between the reads looks like suspension. So the tightest of a
+    few tries counts; a process that is stopped between them costs one try, not a wrong clock.
     """
     best_gap_ns, best_suspended_ns = None, 0
     for _ in range(_TRIES):

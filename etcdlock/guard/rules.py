@@ -1,8 +1,9 @@
 """What the guard does about each guest it was told of: pure, every change is a new record.
 
-A guest's deadline belongs to its session: the last proof's instant + the budget. A guest is taken in only under a session
-that is proven at that moment. A deadline only ever moves on; once a guest is being stopped nothing saves it. A proof from
-the future counts from now. Of the two clocks of a reading, the one that moved more since the proof arrived counts.
+A guest's deadline belongs to its session: the last proof's instant + the budget. A guest is taken in only under a
+session that is proven at that moment. A deadline only ever moves on; once a guest is being stopped nothing saves it. A
+proof from the future counts from now. Of the two clocks of a reading, the one that moved more since the proof arrived
+counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Refusal(Enum):
     NOT_PROVEN = "session was never proven"
     EXPIRED = "session is not proven any more"
     STOPPING = "guest is being stopped"
+    NO_HANDLE = "no descriptor came with the guest"
 
 
 @dataclass(frozen=True, slots=True)

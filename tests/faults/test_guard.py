@@ -2,329 +2,236 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import select
+import resource
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-import etcdlock
-from etcdlock.adapters.clock import BootClock
-from etcdlock.adapters.guardlink import GuardLink
-from etcdlock.adapters.processes import LocalGuest, LocalGuests
-from etcdlock.errors import SessionLost
-from etcdlock.guard import instant, table
-from etcdlock.ports import ExitStatus
+from etcdlock.guard import instant
+from tests.faults.guarding import (
+    BUDGET_SECONDS,
+    CLOCK,
+    DAEMON,
+    DEADLINE_SECONDS,
+    PARENT,
+    SLACK_SECONDS,
+    STUBBORN,
+    carrying,
+    comes_true,
+    ends,
+    guarded,
+    lives,
+    raw_guard,
+)
 
-DEADLINE_SECONDS = 15.0
-BUDGET_SECONDS = 0.8
-SLACK_SECONDS = 0.6
-PROGRAM = Path(table.__file__).with_name("__main__.py")
-PARENT = Path(__file__).with_name("guarded_parent.py")
-CLOCK = BootClock()
-T = TypeVar("T")
-
-BACKGROUND = "trap '' TERM INT HUP; (trap '' TERM; exec sleep 300) & sleep 300"
-DAEMONS = """
-import os, signal
-if os.fork(): signal.pause()
-os.setsid()
-if os.fork(): os._exit(0)
-signal.pause()
-"""
-
-
-def run(what: Coroutine[Any, Any, T]) -> T:
-    async def bounded() -> T:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            return await what
-
-    return asyncio.run(bounded())
-
-
-def ends(pidfd: int, *, within_seconds: float = DEADLINE_SECONDS) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(within_seconds * 1000))
-
-
-def carrying(mark: str) -> set[int]:
-    """Living processes whose environment has this guest's mark."""
-    pid, start = map(int, mark.split(":"))
-    return {name.pid for name in table.marked(table.read_table(), leader=table.Name(pid, start))}
-
-
-@contextmanager
-def parent(*command: str, budget_seconds: float = BUDGET_SECONDS) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """The program, a pidfd of its guard, and its guest's name."""
-    program = subprocess.Popen(
-        [sys.executable, str(PARENT), str(budget_seconds), *command],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(etcdlock.__file__).parents[1])},
-    )
-    assert program.stdout is not None
-    guard, pid, start = program.stdout.readline().split()
-    guard_pidfd = os.pidfd_open(int(guard))
-    try:
-        yield program, guard_pidfd, f"{pid}:{start}"
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
-        assert ends(guard_pidfd), "the guard outlived its guests"
-        os.close(guard_pidfd)
+LOOKED_FOR_SECONDS = 1.5
+"""In this time the guard has looked for its guests' processes at least once."""
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP, None])
 def test_a_guest_dies_at_its_deadline_whatever_becomes_of_its_parent(fate: signal.Signals | None) -> None:
-    with parent("sh", "-c", BACKGROUND) as (program, _, guest):
-        begun = CLOCK.now()
-        pidfd = os.pidfd_open(int(guest.split(":")[0]))
+    with guarded(sys.executable, "-c", STUBBORN) as on:
+        assert comes_true(lambda: len(carrying(on.guest)) == 2)
+        pidfd = os.pidfd_open(on.leader)
         if fate is not None:
-            program.send_signal(fate)
+            on.program.send_signal(fate)
         assert not ends(pidfd, within_seconds=BUDGET_SECONDS / 2), "killed long before its deadline"
         assert ends(pidfd)
-        assert CLOCK.now() - begun < BUDGET_SECONDS + SLACK_SECONDS
         os.close(pidfd)
-        assert nothing_left(guest)
-
-
-def nothing_left(mark: str) -> bool:
-    """Within a strike or two."""
-    until = CLOCK.now() + 2.0
-    while carrying(mark) and CLOCK.now() < until:
-        select.select([], [], [], 0.02)
-    return not carrying(mark)
-
-
-@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_daemon_of_the_guest_dies_too_though_its_parent_is_dead_and_it_left_the_group(fate: signal.Signals) -> None:
-    with parent(sys.executable, "-c", DAEMONS) as (program, _, guest):
-        while len(carrying(guest)) < 2:
-            select.select([], [], [], 0.01)
-        program.send_signal(fate)
-        assert nothing_left(guest)
+        assert comes_true(lambda: not carrying(on.guest))
+        assert CLOCK.now() - on.begun < BUDGET_SECONDS + SLACK_SECONDS
 
 
 def test_a_guest_that_is_stopped_is_killed_too() -> None:
-    with parent("sh", "-c", "kill -STOP $$") as (program, _, guest):
-        pidfd = os.pidfd_open(int(guest.split(":")[0]))
-        program.send_signal(signal.SIGSTOP)
+    with guarded(sys.executable, "-c", STUBBORN, "stopped") as on:
+        pidfd = os.pidfd_open(on.leader)
+        on.program.send_signal(signal.SIGSTOP)
         assert ends(pidfd)
         os.close(pidfd)
 
 
+def test_a_command_does_not_outlive_its_parent_and_its_guard_when_both_are_killed_at_once() -> None:
+    with guarded("sleep", "300", budget_seconds=300.0) as on:
+        assert comes_true(lambda: on.leader in carrying(on.guest)), "it is no longer the gate"
+        pidfd = os.pidfd_open(on.leader)
+        os.kill(on.program.pid, signal.SIGSTOP)     # or it would start another guard
+        os.kill(on.guard, signal.SIGKILL)
+        on.program.kill()
+        assert ends(pidfd)
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize("starter", ["stay", "end"])
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_daemon_dies_too_that_has_nothing_of_the_guest_any_more(
+    fate: signal.Signals, starter: str, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    files = [str(tmp_path / name) for name in ("pid", "fifo")]
+    budget_seconds = LOOKED_FOR_SECONDS + BUDGET_SECONDS
+    with guarded(sys.executable, "-c", DAEMON, *files, starter, budget_seconds=budget_seconds) as on:
+        assert comes_true((tmp_path / "pid").exists)
+        daemon = int((tmp_path / "pid").read_text(encoding="ascii"))
+        assert not comes_true(lambda: not lives(daemon), within_seconds=LOOKED_FOR_SECONDS)
+        on.program.send_signal(fate)
+        assert comes_true(lambda: not lives(daemon))
+        assert CLOCK.now() - on.begun < budget_seconds + SLACK_SECONDS
+
+
+def test_a_guest_that_runs_guests_of_its_own_takes_them_along() -> None:
+    inner = [sys.executable, str(PARENT), "300", "sleep", "300"]
+    with guarded("sh", "-c", f"{' '.join(inner)}; sleep 300") as on:
+        _, inner_guest = on.line(), on.line()
+        assert comes_true(lambda: carrying(inner_guest))
+        assert carrying(inner_guest) < carrying(on.guest)
+        on.program.kill()
+        assert comes_true(lambda: not carrying(on.guest))
+        assert CLOCK.now() - on.begun < BUDGET_SECONDS + SLACK_SECONDS
+
+
+def test_a_parent_that_slept_past_the_deadline_cannot_open_the_gate_any_more(tmp_path: Path) -> None:
+    with guarded("--shut", "touch", str(tmp_path / "ran")) as on:
+        pidfd = os.pidfd_open(on.leader)
+        on.program.send_signal(signal.SIGSTOP)
+        on.prod()
+        assert ends(pidfd)
+        assert CLOCK.now() - on.begun < BUDGET_SECONDS + SLACK_SECONDS
+        on.program.send_signal(signal.SIGCONT)
+        assert comes_true(lambda: not lives(on.leader))
+        assert not comes_true((tmp_path / "ran").exists, within_seconds=0.3)
+        os.close(pidfd)
+
+
+def test_a_guest_whose_gate_is_shut_ends_with_its_parent_and_never_runs(tmp_path: Path) -> None:
+    with guarded("--shut", "touch", str(tmp_path / "ran"), budget_seconds=300.0) as on:
+        on.program.kill()
+        assert ends(on.guard_pidfd)
+        assert not lives(on.leader)
+        assert not (tmp_path / "ran").exists()
+
+
 def test_a_guard_without_guests_ends_with_its_parent() -> None:
-    with parent() as (program, guard_pidfd, _):
-        assert not ends(guard_pidfd, within_seconds=0.1)
-        program.kill()
-        assert ends(guard_pidfd)
+    with guarded() as on:
+        assert not ends(on.guard_pidfd, within_seconds=0.1)
+        on.program.kill()
+        assert ends(on.guard_pidfd)
 
 
 def test_a_guard_whose_guest_ended_by_itself_does_not_wait_for_the_deadline() -> None:
-    with parent("true", budget_seconds=300.0) as (program, guard_pidfd, _):
-        program.kill()
-        assert ends(guard_pidfd)
+    with guarded("true", budget_seconds=300.0) as on:
+        on.program.kill()
+        assert ends(on.guard_pidfd)
 
 
-def test_the_guard_keeps_none_of_its_parents_descriptors_and_ignores_what_ends_others() -> None:
-    with parent("sleep", "300") as (program, guard_pidfd, _):
-        guard = child_guard(program, guard_pidfd)
-        open_files = {os.readlink(f"/proc/{guard}/fd/{entry}") for entry in os.listdir(f"/proc/{guard}/fd")}
-        assert {name.split(":")[0] for name in open_files} == {"/dev/null", "socket", "anon_inode"}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(guard, number)
-        assert not ends(guard_pidfd, within_seconds=0.1)
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_guard_that_dies_or_hangs_has_a_successor_that_keeps_the_deadline(fate: signal.Signals) -> None:
+    budget_seconds = 4.0
+    with guarded(sys.executable, "-c", STUBBORN, budget_seconds=budget_seconds) as on:
+        os.kill(on.guard, fate)
+        if fate is signal.SIGSTOP:
+            on.prod()        # a guard that hangs is noticed when it is told something
+        successor = os.pidfd_open(int(on.line()))
+        assert ends(on.guard_pidfd), "two guards at once"
+        on.prod()
+        pidfd = os.pidfd_open(on.leader)
+        assert not ends(pidfd, within_seconds=0.3)
+        on.program.kill()
+        assert ends(pidfd)
+        assert budget_seconds * 0.8 < CLOCK.now() - on.begun < budget_seconds + SLACK_SECONDS
+        assert ends(successor)
+        assert not carrying(on.guest)
+        os.close(pidfd)
+        os.close(successor)
+
+
+def test_a_guard_that_the_host_grants_nothing_any_more_goes_on_and_does_what_it_can() -> None:
+    with guarded(sys.executable, "-c", STUBBORN) as on:
+        assert comes_true(lambda: len(carrying(on.guest)) == 2)
+        pidfd = os.pidfd_open(on.leader)
+        soft, hard = resource.prlimit(on.guard, resource.RLIMIT_NOFILE)
+        resource.prlimit(on.guard, resource.RLIMIT_NOFILE, (3, hard))
+        on.program.kill()
+        assert ends(pidfd)
+        assert CLOCK.now() - on.begun < BUDGET_SECONDS + SLACK_SECONDS
+        assert not ends(on.guard_pidfd, within_seconds=0.3)
+        assert carrying(on.guest), "it could open nothing: the rest of the guest lives"
+        resource.prlimit(on.guard, resource.RLIMIT_NOFILE, (soft, hard))
+        assert comes_true(lambda: not carrying(on.guest))
+        os.close(pidfd)
+
+
+# ---- the guard itself
+
+
+def test_the_guard_keeps_none_of_its_parents_descriptors() -> None:
+    with raw_guard() as (_, guard):
+        mine = open_files(guard.pid)
+        assert {name.partition(":")[0] for name in mine} == {"/dev/null", "socket", "pipe"}
+        assert not {name for name in mine & open_files(os.getpid()) if name.startswith("pipe")}
+
+
+def test_the_guard_ignores_what_ends_or_stops_others() -> None:
+    with guarded("sleep", "300") as on:
+        for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "TSTP"):
+            os.kill(on.guard, signal.Signals[f"SIG{name}"])
+        assert not ends(on.guard_pidfd, within_seconds=0.1)
+        on.program.send_signal(signal.SIGSTOP)
+        assert comes_true(lambda: not carrying(on.guest)), "a signal has stopped the guard"
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):       # the listing's own
+            found.add(str(entry.readlink()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("capability", "claimed"),
+    [
+        (14, lambda guard: int(status(guard, "VmLck").split()[0]) > 0),
+        (23, lambda guard: os.sched_getscheduler(guard) == os.SCHED_RR),
+        (24, lambda guard: Path(f"/proc/{guard}/oom_score_adj").read_text(encoding="ascii") == "-900\n"),
+    ],
+    ids=["locked memory", "real time", "spared by the OOM killer"],
+)
+def test_the_guard_claims_what_the_host_allows(capability: int, claimed: Callable[[int], bool]) -> None:
+    is_allowed = bool(int(status(os.getpid(), "CapEff"), 16) >> capability & 1)
+    with guarded("sleep", "300") as on:
+        assert claimed(on.guard) or not is_allowed
+        assert int(status(on.guard, "VmRSS").split()[0]) < 32 * 1024, "KiB"
+
+
+def status(pid: int, field: str) -> str:
+    """One line of /proc/<pid>/status."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{field}:"))
 
 
 def test_the_guard_loads_nothing_of_the_package_but_itself_and_its_ladder() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.close()
-    with theirs:
-        ran = subprocess.run(
-            [sys.executable, "-I", "-S", "-X", "importtime", str(PROGRAM), str(theirs.fileno()), "1", "1"],
-            pass_fds=(theirs.fileno(),),
-            stderr=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=DEADLINE_SECONDS,
-        )
-    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    with raw_guard("-X", "importtime") as (link, guard):
+        link.shutdown(socket.SHUT_RDWR)
+        _, imports = guard.communicate(timeout=DEADLINE_SECONDS)
+    loaded = {line.rpartition("|")[2].strip() for line in imports.decode().splitlines()}
     assert "etcdlock.guard.rules" in loaded
     assert {name for name in loaded if name.startswith("etcdlock")} == {
         "etcdlock.escalation",
         "etcdlock.guard",
         "etcdlock.guard.instant",
+        "etcdlock.guard.loop",
         "etcdlock.guard.rules",
+        "etcdlock.guard.search",
         "etcdlock.guard.table",
         "etcdlock.guard.wire",
     }
     assert not loaded & {"asyncio", "json", "logging", "subprocess", "site", "typing"}
-
-
-def test_the_guard_stays_small() -> None:
-    with parent("sleep", "300") as (program, guard_pidfd, _):
-        status = Path(f"/proc/{child_guard(program, guard_pidfd)}/status").read_text(encoding="ascii")
-    resident_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    assert resident_kib < 32 * 1024
-
-
-def child_guard(program: subprocess.Popen[str], guard_pidfd: int) -> int:
-    """The guard's pid, from the kernel's word on its pidfd."""
-    lines = Path(f"/proc/self/fdinfo/{guard_pidfd}").read_text(encoding="ascii").splitlines()
-    pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
-    process = table.look_up(pid)
-    assert process is not None and process.parent == program.pid
-    return pid
-
-
-class Scene:
-    """A guest under a guard, both ours."""
-
-    def __init__(self, link: GuardLink, guest: LocalGuest) -> None:
-        self.link = link
-        self.guest = guest
-
-
-async def scene(*, budget_seconds: float = BUDGET_SECONDS) -> Scene:
-    link = await GuardLink.start(budget_seconds=budget_seconds, kill_seconds=5.0)
-    return Scene(link, await LocalGuests().start(["sleep", "300"], environment={}))
-
-
-async def end(what: Scene) -> None:
-    what.guest.kill()
-    await what.guest.gone()
-    await what.link.close()
-
-
-def test_a_proof_moves_the_deadline() -> None:
-    async def scenario() -> float:
-        on = await scene()
-        begun = CLOCK.now()
-        await on.link.prove("s", at=begun)
-        await on.link.arm(on.guest, session="s")
-        on.guest.open_gate(token=1)
-        await CLOCK.sleep(BUDGET_SECONDS / 2)
-        await on.link.prove("s", at=CLOCK.now())
-        assert (await on.guest.gone()).signal == signal.SIGKILL
-        lived = CLOCK.now() - begun
-        await end(on)
-        return lived
-
-    assert BUDGET_SECONDS * 1.5 <= run(scenario()) < BUDGET_SECONDS * 1.5 + SLACK_SECONDS
-
-
-def test_a_disarmed_guest_outlives_the_deadline() -> None:
-    async def scenario() -> None:
-        on = await scene(budget_seconds=0.3)
-        await on.link.prove("s", at=CLOCK.now())
-        await on.link.arm(on.guest, session="s")
-        await on.link.disarm(on.guest)
-        await CLOCK.sleep(0.6)
-        assert not ends(on.guest.pidfd, within_seconds=0)
-        await end(on)
-
-    run(scenario())
-
-
-def test_a_guest_is_not_taken_in_under_a_session_that_is_not_proven() -> None:
-    async def scenario() -> None:
-        on = await scene()
-        with pytest.raises(SessionLost, match="never proven"):
-            await on.link.arm(on.guest, session="s")
-        await on.link.prove("s", at=CLOCK.now() - 2 * BUDGET_SECONDS)
-        with pytest.raises(SessionLost, match="never proven|not proven any more"):
-            await on.link.arm(on.guest, session="s")
-        await end(on)
-
-    run(scenario())
-
-
-def test_a_guard_that_was_killed_is_noticed_and_answers_no_more() -> None:
-    async def scenario() -> None:
-        on = await scene()
-        os.kill(on.link.pid, signal.SIGKILL)
-        await on.link.died()
-        with pytest.raises(SessionLost):
-            await on.link.prove("s", at=CLOCK.now())
-        await end(on)
-
-    run(scenario())
-
-
-def test_a_guard_that_hangs_is_as_good_as_none() -> None:
-    async def scenario() -> None:
-        on = await scene()
-        os.kill(on.link.pid, signal.SIGSTOP)
-        with pytest.raises(SessionLost):
-            await on.link.prove("s", at=CLOCK.now())
-        os.kill(on.link.pid, signal.SIGKILL)
-        await end(on)
-
-    run(scenario())
-
-
-def test_a_closed_guard_has_ended() -> None:
-    async def scenario() -> int:
-        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
-        await link.close()
-        return link.pid
-
-    assert table.look_up(run(scenario())) is None
-
-
-class Impostor:
-    """A guest whose process ended, and whose pid and group are now a stranger's."""
-
-    def __init__(self, stranger: subprocess.Popen[bytes]) -> None:
-        process = table.look_up(stranger.pid)
-        assert process is not None
-        ended = subprocess.Popen(["true"])
-        self.pid, self.pid_start, self.pidfd = stranger.pid, process.name.start - 1, os.pidfd_open(ended.pid)
-        ended.wait()
-
-    def open_gate(self, *, token: int) -> None:
-        raise AssertionError
-
-    def signal(self, number: int, /) -> None:
-        raise AssertionError
-
-    def kill(self) -> None:
-        raise AssertionError
-
-    async def gone(self) -> ExitStatus:
-        raise AssertionError
-
-
-@pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "300"], process_group=0)
-    yield process
-    process.kill()
-    process.wait()
-
-
-def test_a_stranger_who_got_the_guests_number_is_not_hit(stranger: subprocess.Popen[bytes]) -> None:
-    async def scenario() -> None:
-        link = await GuardLink.start(budget_seconds=0.3, kill_seconds=1.0)
-        await link.prove("s", at=CLOCK.now())
-        impostor = Impostor(stranger)
-        await link.arm(impostor, session="s")
-        await CLOCK.sleep(0.6)
-        os.close(impostor.pidfd)
-        await link.close()
-
-    run(scenario())
-    assert stranger.poll() is None
 
 
 def test_both_sides_read_one_clock() -> None:

@@ -8,33 +8,15 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-import etcdlock
 from etcdlock.adapters.processes import LocalGuest, LocalGuests
 from etcdlock.errors import GuestNotStarted
 from etcdlock.guard import table
 from etcdlock.ports import ExitStatus
-
-DEADLINE_SECONDS = 15.0
-WITH_PACKAGE = {**os.environ, "PYTHONPATH": str(Path(etcdlock.__file__).parents[1])}
-T = TypeVar("T")
-
-DAEMON = """
-import os, sys, time
-if os.fork(): os._exit(3)
-os.setsid()
-if os.fork(): os._exit(0)
-os.environ.clear()
-with open(sys.argv[1] + ".part", "w") as stream: stream.write(str(os.getpid()))
-os.rename(sys.argv[1] + ".part", sys.argv[1])
-with open(sys.argv[2]) as stream: stream.read()
-"""
-"""A daemon that writes its pid into one file, then lives until somebody has written to the other, a FIFO."""
+from tests.faults.guarding import DAEMON, DEADLINE_SECONDS, WITH_PACKAGE, carrying, comes_true, lives, run
 
 STORM = """
 import os, signal
@@ -51,22 +33,18 @@ signal.pause()
 """Each process leaves another one behind, in a session of its own."""
 
 
-def run(what: Coroutine[Any, Any, T]) -> T:
-    async def bounded() -> T:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            return await what
-
-    return asyncio.run(bounded())
-
-
 async def start(*command: str, **environment: str) -> LocalGuest:
     return await LocalGuests().start(command, environment=environment)
 
 
-async def appears(path: Path) -> str:
-    while not path.exists():
-        await asyncio.sleep(0.01)
-    return path.read_text(encoding="utf-8")
+async def written(file: Path) -> int:
+    """The number in the file, once it is there."""
+    assert await asyncio.to_thread(comes_true, file.exists)
+    return int(await asyncio.to_thread(file.read_text, encoding="ascii"))
+
+
+def descriptors() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
 
 
 def is_inheritable(descriptor: int) -> bool:
@@ -74,11 +52,6 @@ def is_inheritable(descriptor: int) -> bool:
         return os.get_inheritable(descriptor)
     except OSError:
         return False
-
-
-def lives(pid: int) -> bool:
-    process = table.look_up(pid)
-    return process is not None and process.alive
 
 
 def test_a_guest_whose_gate_stays_shut_never_runs(tmp_path: Path) -> None:
@@ -107,12 +80,16 @@ def test_a_guest_whose_parent_dies_before_the_gate_opens_never_runs(tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_incomplete_token_opens_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("token", "parent"), [(b"12", os.getpid()), (b"12\n", os.getppid())])
+def test_half_a_token_and_a_token_of_a_parent_that_died_open_nothing(
+    token: bytes, parent: int, tmp_path: Path
+) -> None:
     gate = Path(table.__file__).with_name("gate.py")
     reading, writing = os.pipe()
-    os.write(writing, b"12")
+    os.write(writing, token)
     os.close(writing)
-    command = [sys.executable, "-I", "-S", str(gate), str(reading), "/bin/touch", "--", "touch", str(tmp_path / "ran")]
+    command = [sys.executable, "-I", "-S", str(gate), str(reading), str(parent)]
+    command += ["/bin/touch", "--", "touch", str(tmp_path / "ran")]
     assert subprocess.run(command, pass_fds=(reading,), check=False, timeout=DEADLINE_SECONDS).returncode == 125
     os.close(reading)
     assert not (tmp_path / "ran").exists()
@@ -169,6 +146,22 @@ def test_exit_codes_and_signals_are_told_apart() -> None:
     assert run(status("kill -TERM $$")) == ExitStatus(143, signal.SIGTERM)
 
 
+def test_the_status_is_known_though_whoever_started_us_ignored_its_children() -> None:
+    program = (
+        "import asyncio, signal\n"
+        "from etcdlock.adapters.processes import LocalGuests\n"
+        "async def main():\n"
+        "    guest = await LocalGuests().start(['sh', '-c', 'exit 7'], environment={})\n"
+        "    guest.open_gate(token=1)\n"
+        "    print((await guest.gone()).code)\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", program]
+    output = subprocess.check_output(command, env=WITH_PACKAGE, text=True, timeout=DEADLINE_SECONDS)
+    assert output == "7\n"
+
+
 def test_a_command_that_cannot_run_is_found_before_anything_is_started(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program", encoding="utf-8")
@@ -207,12 +200,13 @@ def test_a_daemon_that_the_guest_leaves_behind_is_still_the_guest(tmp_path: Path
     os.mkfifo(fifo)
 
     async def scenario() -> ExitStatus:
-        guest = await start(sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(fifo))
+        guest = await start(sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(fifo), "end")
         guest.open_gate(token=1)
-        daemon = int(await appears(tmp_path / "pid"))
+        daemon = await written(tmp_path / "pid")
         gone = asyncio.create_task(guest.gone())
         done, _ = await asyncio.wait({gone}, timeout=0.3)
-        assert not done and lives(daemon)
+        assert not done
+        assert lives(daemon)
         fifo.write_text("end", encoding="ascii")
         return await gone
 
@@ -224,12 +218,13 @@ def test_kill_reaches_the_daemon_and_what_ignores_every_other_signal(tmp_path: P
     os.mkfifo(fifo)
 
     async def scenario() -> int:
-        script = f"trap '' TERM INT HUP; {sys.executable} -c '{DAEMON}' {tmp_path}/pid {fifo}; kill -STOP $$"
-        guest = await start("sh", "-c", script)
+        script = f"trap '' TERM INT HUP; {sys.executable} -c \"$DAEMON\" {tmp_path}/pid {fifo} end; kill -STOP $$"
+        guest = await start("sh", "-c", script, DAEMON=DAEMON)
         guest.open_gate(token=1)
-        daemon = int(await appears(tmp_path / "pid"))
+        daemon = await written(tmp_path / "pid")
         guest.signal(signal.SIGTERM)
-        assert lives(daemon) and lives(guest.pid)
+        assert lives(daemon)
+        assert lives(guest.pid)
         guest.kill()
         assert (await guest.gone()).signal == signal.SIGKILL
         assert await guest.gone() == await guest.gone()
@@ -242,8 +237,8 @@ def test_a_storm_of_forks_is_put_down(tmp_path: Path) -> None:
     async def scenario() -> None:
         guest = await start(sys.executable, "-c", STORM)
         guest.open_gate(token=1)
-        while len(guest._family()) < 10:
-            await asyncio.sleep(0.01)
+        mark = f"{guest.pid}:{guest.pid_start}"
+        assert await asyncio.to_thread(comes_true, lambda: len(carrying(mark)) >= 10)
         guest.kill()
         await guest.gone()
 
@@ -260,19 +255,32 @@ def test_a_child_that_is_spared_is_no_part_of_the_guest() -> None:
         guests = LocalGuests()
         before = bystander()
         guest = await guests.start(["sleep", "60"], environment={})
+        await asyncio.sleep(0.05)       # a few ticks of the clock by which the kernel counts start times
         since = bystander()
         guests.spare(since.pid)
         try:
             guest.open_gate(token=1)
             guest.kill()
             await guest.gone()
-            assert before.poll() is None and since.poll() is None
+            assert before.poll() is None
+            assert since.poll() is None
         finally:
             for process in (before, since):
                 process.kill()
                 process.wait()
 
     run(scenario())
+
+
+def test_a_signal_is_for_the_process_that_was_named_not_for_who_has_its_pid() -> None:
+    with bystander() as process:
+        now = table.look_up(process.pid)
+        assert now is not None
+        table.send(table.Name(process.pid, now.name.start - 1), number=signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        table.send(now.name, number=signal.SIGKILL)
+        assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
 
 
 def test_a_second_guest_is_refused_while_the_first_lives_and_not_afterwards() -> None:
@@ -291,7 +299,7 @@ def test_a_second_guest_is_refused_while_the_first_lives_and_not_afterwards() ->
 
 
 def test_a_descriptor_given_to_us_for_the_guest_is_passed_on_and_no_other(tmp_path: Path) -> None:
-    others = {descriptor for descriptor in map(int, os.listdir("/proc/self/fd")) if is_inheritable(descriptor)}
+    others = {descriptor for descriptor in descriptors() if is_inheritable(descriptor)}
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
 
@@ -303,7 +311,7 @@ def test_a_descriptor_given_to_us_for_the_guest_is_passed_on_and_no_other(tmp_pa
 
     run(scenario())
     os.close(writing)
-    with open(reading, encoding="ascii") as stream:
+    with os.fdopen(reading, encoding="ascii") as stream:
         found = set(stream.read().split())
     listing = 1
     assert {"0", "1", "2", str(writing)} <= found
@@ -323,7 +331,7 @@ def test_on_a_terminal_the_guest_reads_from_it_and_we_get_it_back() -> None:
     )
     child, terminal = pty.fork()
     if child == 0:
-        os.execve(sys.executable, [sys.executable, "-c", program], WITH_PACKAGE)
+        os.execve(sys.executable, [sys.executable, "-c", program], WITH_PACKAGE)  # noqa: S606 - no shell is wanted
     os.write(terminal, b"word\n")
     output = b""
     while b"ours" not in output or not output.endswith(b"\n"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from etcdlock.guard import rules, table, wire
 from etcdlock.guard.instant import Reading
 from etcdlock.guard.rules import Refusal, State
-from etcdlock.guard.table import Name, Process
+from etcdlock.guard.table import Name, Process, Table
 
 GUEST = Name(500, 9000)
 OTHER = Name(600, 9100)
@@ -130,8 +130,9 @@ def process(pid: int, *, start: int, parent: int = 1, group: int = 0, alive: boo
     return Process(Name(pid, start), parent=parent, group=group or pid, alive=alive, waiting=False)
 
 
-def members(*processes: Process, known: frozenset[Name] = frozenset(), adopter: int = 0) -> set[int]:
-    found = table.family(list(processes), leader=GUEST, known=known, adopter=adopter)
+def members(*processes: Process, known: frozenset[Name] = frozenset(), adopter: int = 0, spared: int = 0) -> set[int]:
+    left_alone = frozenset(process.name for process in processes if process.name.pid == spared)
+    found = table.family(Table(processes), leader=GUEST, known=known, adopter=adopter, spared=left_alone)
     return {process.name.pid for process in found}
 
 
@@ -181,12 +182,21 @@ def test_what_is_older_than_the_guest_is_not_the_guests() -> None:
 
 def test_orphans_that_were_adopted_are_the_guests() -> None:
     assert members(LEADER, process(501, start=9001, parent=400), adopter=400) == {500, 501}
+    assert members(process(501, start=9001, parent=400), adopter=400) == {501}
+
+
+def test_what_its_adopter_had_before_or_is_spared_is_not_the_guests() -> None:
+    sibling = process(501, start=9000, parent=400)
+    guard, of_guard = process(502, start=9001, parent=400), process(503, start=9002, parent=502)
+    assert members(LEADER, sibling, guard, of_guard, adopter=400, spared=502) == {500}
 
 
 def test_the_kernels_table_shows_this_very_process() -> None:
     me = table.look_up(os.getpid())
-    assert me is not None and me.alive and me.parent == os.getppid()
-    assert me.name in {process.name for process in table.read_table()}
+    assert me is not None
+    assert (me.alive, me.parent) == (True, os.getppid())
+    assert table.read_table().find(me.name) is not None
+    assert table.read_table().find(Name(me.name.pid, me.name.start - 1)) is None
 
 
 def test_packets_carry_reasons_and_names() -> None:

@@ -1,0 +1,179 @@
+"""The line to a real guard: what it takes in, what it refuses, and what becomes known of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from etcdlock.adapters.guardlink import GuardLink
+from etcdlock.adapters.processes import LocalGuest, LocalGuests
+from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.guard import table, wire
+from etcdlock.testing.guests import FakeGuest
+from tests.faults.guarding import BUDGET_SECONDS, CLOCK, SLACK_SECONDS, comes_true, ends, raw_guard, run
+
+
+class Scene:
+    """A guest under a guard, both ours."""
+
+    def __init__(self, link: GuardLink, guest: LocalGuest) -> None:
+        self.link = link
+        self.guest = guest
+
+
+async def scene(*, budget_seconds: float = BUDGET_SECONDS) -> Scene:
+    link = await GuardLink.start(budget_seconds=budget_seconds, kill_seconds=5.0)
+    return Scene(link, await LocalGuests().start(["sleep", "300"], environment={}))
+
+
+async def end(what: Scene) -> None:
+    what.guest.kill()
+    await what.guest.gone()
+    await what.link.close()
+
+
+def test_a_proof_moves_the_deadline() -> None:
+    async def scenario() -> float:
+        on = await scene()
+        begun = CLOCK.now()
+        await on.link.prove("s", at=begun)
+        await on.link.arm(on.guest, session="s")
+        on.guest.open_gate(token=1)
+        await CLOCK.sleep(BUDGET_SECONDS / 2)
+        await on.link.prove("s", at=CLOCK.now())
+        assert (await on.guest.gone()).signal == signal.SIGKILL
+        lived = CLOCK.now() - begun
+        await end(on)
+        return lived
+
+    assert BUDGET_SECONDS * 1.5 <= run(scenario()) < BUDGET_SECONDS * 1.5 + SLACK_SECONDS
+
+
+def test_a_disarmed_guest_outlives_the_deadline() -> None:
+    async def scenario() -> None:
+        on = await scene(budget_seconds=0.3)
+        await on.link.prove("s", at=CLOCK.now())
+        await on.link.arm(on.guest, session="s")
+        await on.link.disarm(on.guest)
+        await CLOCK.sleep(0.6)
+        assert not ends(on.guest.pidfd, within_seconds=0)
+        await end(on)
+
+    run(scenario())
+
+
+def test_a_guest_is_not_taken_in_under_a_session_that_is_not_proven() -> None:
+    async def scenario() -> None:
+        on = await scene()
+        with pytest.raises(SessionLost, match="never proven"):
+            await on.link.arm(on.guest, session="s")
+        await on.link.prove("s", at=CLOCK.now() - 2 * BUDGET_SECONDS)
+        with pytest.raises(SessionLost, match=r"never proven|not proven any more"):
+            await on.link.arm(on.guest, session="s")
+        await end(on)
+
+    run(scenario())
+
+
+def test_a_guard_that_was_killed_is_noticed_and_answers_no_more() -> None:
+    async def scenario() -> None:
+        on = await scene()
+        os.kill(on.link.pid, signal.SIGKILL)
+        await on.link.died()
+        with pytest.raises(GuardLost):
+            await on.link.prove("s", at=CLOCK.now())
+        await end(on)
+
+    run(scenario())
+
+
+def test_a_guard_that_hangs_is_as_good_as_none() -> None:
+    async def scenario() -> None:
+        on = await scene()
+        os.kill(on.link.pid, signal.SIGSTOP)
+        with pytest.raises(GuardLost):
+            await on.link.prove("s", at=CLOCK.now())
+        os.kill(on.link.pid, signal.SIGKILL)
+        await end(on)
+
+    run(scenario())
+
+
+def test_a_guard_that_hangs_when_it_is_closed_has_ended_all_the_same() -> None:
+    async def scenario() -> int:
+        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        os.kill(link.pid, signal.SIGSTOP)
+        await link.close()
+        return link.pid
+
+    assert table.look_up(run(scenario())) is None
+
+
+def test_a_guest_without_a_descriptor_is_not_taken_in() -> None:
+    """As when the guard may hold no more of them."""
+    answers = []
+    with raw_guard() as (link, _):
+        for packet in (wire.pack(wire.PROVE, 1, CLOCK.now(), "s"), wire.pack(wire.ARM, 2, "1:1", "s")):
+            link.send(packet)
+            answers.append(link.recv(4096))
+    assert answers == [b"done 1", b"refused 2 no descriptor came with the guest"]
+
+
+def test_the_guard_hears_no_signal_of_its_parents_terminal() -> None:
+    async def scenario() -> None:
+        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        assert os.getsid(link.pid) == link.pid
+        await link.close()
+
+    run(scenario())
+
+
+def test_a_closed_guard_has_ended() -> None:
+    async def scenario() -> int:
+        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        await link.close()
+        return link.pid
+
+    assert table.look_up(run(scenario())) is None
+
+
+def impostor(stranger: subprocess.Popen[bytes]) -> FakeGuest:
+    """A guest whose process ended, and whose pid and group are now a stranger's."""
+    process = table.look_up(stranger.pid)
+    assert process is not None
+    ended = subprocess.Popen(["true"])
+    guest = FakeGuest(["true"], environment={}, pid=stranger.pid, life_seconds=None, death_seconds=0.0)
+    guest.pid_start, guest.pidfd = process.name.start - 1, os.pidfd_open(ended.pid)
+    ended.wait()
+    return guest
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "300"], process_group=0)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_stranger_who_got_the_guests_number_is_not_hit(stranger: subprocess.Popen[bytes]) -> None:
+    async def scenario(left: subprocess.Popen[bytes]) -> None:
+        link = await GuardLink.start(budget_seconds=0.5, kill_seconds=1.0)
+        guest = impostor(stranger)
+        await link.prove("s", at=CLOCK.now())
+        await link.arm(guest, session="s")
+        assert await asyncio.to_thread(comes_true, lambda: left.poll() is not None)
+        os.close(guest.pidfd)
+        await link.close()
+
+    process = table.look_up(stranger.pid)
+    assert process is not None
+    marked = {**os.environ, table.MARK: f"{stranger.pid}:{process.name.start - 1}"}
+    with subprocess.Popen(["sleep", "300"], env=marked, process_group=0) as left:      # or nobody would be struck
+        run(scenario(left))
+    assert stranger.poll() is None

@@ -1,0 +1,103 @@
+"""The judge sees what it is there to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tests.promises.judge import (
+    FOR_EVER,
+    Moment,
+    Span,
+    outlived_proofs,
+    overlaps,
+    shrinking_tokens,
+    taken_without_proof,
+    torn_locks,
+    uncovered,
+)
+from tests.promises.world import KEYS, disk, domain
+
+UUID_1 = str(domain(1).uuid)
+X, Y = disk("x"), disk("y")
+FIRST = Span("a", UUID_1, 7, token=5, began=1.0, ended=10.0, exclusive=frozenset({X.name}))
+SECOND = replace(FIRST, host="b", uuid=str(domain(2).uuid), pid=8, token=9, began=12.0, ended=FOR_EVER)
+
+
+def record(**changed: Any) -> dict[str, Any]:
+    resource = {"lockspace": X.lockspace, "name": X.name, "mode": "exclusive"}
+    return {
+        "host": "a", "session": "s", "boot": "b", "pid": 7, "state": "held", "mod": 5,
+        "domain": {"uuid": UUID_1}, "resources": [resource],
+    } | changed  # fmt: skip
+
+
+def lock(mode: str = "exclusive", uuid: str = UUID_1) -> dict[str, Any]:
+    return {"lockspace": X.lockspace, "name": X.name, "mode": mode, "domain": {"uuid": uuid}, "mod": 5}
+
+
+DOMAIN = KEYS.domain(domain(1).uuid)
+PROOF = {f"{KEYS.obituaries.key}a/s": {"session": "s"}}
+LOCKED = {DOMAIN: record(), KEYS.resource(X, uuid=domain(1).uuid): lock()}
+
+
+def moment(instant: float, values: dict[str, Any], *, revision: int = 5) -> Moment:
+    return Moment(revision, instant, values)
+
+
+def test_two_guests_on_one_disk_overlap_unless_one_is_gone_before_the_other_begins_or_both_only_read() -> None:
+    assert overlaps([FIRST, SECOND]) == []
+    early = replace(SECOND, began=9.9)
+    assert len(overlaps([FIRST, early])) == 1
+    assert overlaps([FIRST, replace(early, exclusive=frozenset({Y.name}))]) == []
+    assert len(overlaps([FIRST, replace(early, exclusive=frozenset(), uuid=FIRST.uuid)])) == 1
+    reader = replace(FIRST, exclusive=frozenset(), shared=frozenset({X.name}))
+    assert overlaps([reader, replace(early, exclusive=frozenset(), shared=frozenset({X.name}))]) == []
+    assert len(overlaps([reader, early])) == 1
+
+
+def test_a_later_owner_with_a_token_that_is_not_larger_is_seen() -> None:
+    assert shrinking_tokens([SECOND, FIRST]) == []
+    assert len(shrinking_tokens([replace(SECOND, token=5), FIRST])) == 1
+    assert shrinking_tokens([replace(SECOND, token=5, exclusive=frozenset({Y.name})), FIRST]) == []
+
+
+def test_a_guest_without_its_lock_is_seen() -> None:
+    assert uncovered([FIRST], [moment(0.5, LOCKED)]) == []
+    assert uncovered([FIRST], [moment(0.5, LOCKED), moment(10.0, {})]) == []
+    for wrong in ({}, {DOMAIN: record(pid=8)}, {DOMAIN: record(resources=[])}, {DOMAIN: record(token=6)}):
+        assert len(uncovered([FIRST], [moment(0.5, LOCKED), moment(9.0, wrong)])) == 1
+        assert len(uncovered([FIRST], [moment(0.5, wrong)])) == 1
+
+
+def test_a_guest_that_runs_when_its_session_is_proven_dead_is_seen() -> None:
+    assert len(outlived_proofs([FIRST], [moment(9.0, LOCKED | PROOF)])) == 1
+    assert outlived_proofs([FIRST], [moment(10.0, LOCKED | PROOF)]) == []
+    carried_over = {DOMAIN: record(session="new")}
+    assert outlived_proofs([FIRST], [moment(9.0, carried_over | PROOF)]) == []
+
+
+def test_a_lock_taken_without_a_proof_is_seen() -> None:
+    taken = {DOMAIN: record(host="b", session="t", pid=8, mod=6)}
+    assert len(taken_without_proof([moment(1.0, LOCKED), moment(2.0, taken, revision=6)])) == 1
+    assert taken_without_proof([moment(1.0, LOCKED | PROOF), moment(2.0, taken | PROOF, revision=6)]) == []
+    shrunk = {DOMAIN: record(resources=[], mod=6)}
+    assert len(taken_without_proof([moment(1.0, LOCKED), moment(2.0, shrunk, revision=6)])) == 1
+    asleep = {DOMAIN: record(state="parked")}
+    assert taken_without_proof([moment(1.0, asleep), moment(2.0, taken, revision=6)]) == []
+    awake = asleep | {f"{KEYS.sessions().key}a/s": {}}
+    assert len(taken_without_proof([moment(1.0, awake), moment(2.0, taken, revision=6)])) == 1
+    joined_anew = {DOMAIN: record(session="new", mod=6)}
+    assert taken_without_proof([moment(1.0, LOCKED), moment(2.0, joined_anew, revision=6)]) == []
+
+
+def test_keys_and_records_that_disagree_and_a_holder_beside_an_exclusive_one_are_seen() -> None:
+    assert torn_locks([moment(1.0, LOCKED)]) == []
+    assert len(torn_locks([moment(1.0, {DOMAIN: record()})])) == 1
+    assert len(torn_locks([moment(1.0, {DOMAIN: record(resources=[])} | dict([list(LOCKED.items())[1]]))])) == 1
+    other = domain(2).uuid
+    beside = {
+        KEYS.domain(other): record(domain={"uuid": str(other)}, resources=[lock("shared")]),
+        f"{KEYS.holders(X).key}shared/{other}": lock("shared", str(other)),
+    }
+    assert len(torn_locks([moment(1.0, LOCKED | beside)])) == 1
