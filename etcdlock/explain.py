@@ -9,12 +9,12 @@ from etcdlock.model import Blocker, LockState, Proof
 from etcdlock.timing import Timing
 
 
-def describe_blockers(blockers: tuple[Blocker, ...], /, *, timing: Timing) -> str:
-    """One line for each blocker."""
-    return "\n".join(describe_blocker(blocker, timing=timing) for blocker in blockers)
+def describe_blockers(blockers: tuple[Blocker, ...], /, *, timing: Timing, needs: str = "silence") -> str:
+    """One line for each blocker; `needs` is the cluster's rule `takeover_needs`."""
+    return "\n".join(describe_blocker(blocker, timing=timing, needs=needs) for blocker in blockers)
 
 
-def describe_blocker(blocker: Blocker, /, *, timing: Timing) -> str:
+def describe_blocker(blocker: Blocker, /, *, timing: Timing, needs: str = "silence") -> str:
     """As in `disk /san/vm1 is held by domain vm1 on host a since 12:03:00 (token 7); host a is alive: …`.
 
     Names are other people's text and are shown escaped.
@@ -31,16 +31,18 @@ def describe_blocker(blocker: Blocker, /, *, timing: Timing) -> str:
     parked = ", suspended there" if blocker.state is LockState.PARKED else ""
     return (
         f"{what} is held{holder} on host {escaped(blocker.owner.host)} since {_time(blocker.since)}{parked} "
-        f"(token {blocker.token}); {_advice(blocker, timing)}"
+        f"(token {blocker.token}); {_advice(blocker, timing, needs)}"
     )
 
 
-def _advice(blocker: Blocker, timing: Timing) -> str:
+def _advice(blocker: Blocker, timing: Timing, needs: str) -> str:
     host = escaped(blocker.owner.host) if blocker.owner else ""
     if blocker.alive:
         return f"host {host} is alive: stop or migrate {escaped(blocker.domain.name) or 'it'} there"
     if blocker.proof is not None:
         return f"host {host} is proven dead ({blocker.proof}): it can be taken over now"
+    if needs != "silence":
+        return f"host {host} is silent: it can be taken over once a fence agent or 'etcdlock break {host}' proves it"
     return (
         f"host {host} is silent: it can be taken over {timing.hold_off_seconds:g} s after that was first seen "
         f"(wait with --wait {timing.takeover_seconds:.0f}), or at once after 'etcdlock break {host}' "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 from etcdlock.guard import instant
@@ -20,8 +21,9 @@ _RATE_WINDOW_SECONDS = 10.0
 class BootClock:
     """The kernel's clocks behind `ports.Clock`."""
 
-    def __init__(self) -> None:
-        self._mark = _pair()
+    def __init__(self, *, pair: Callable[[], tuple[float, float]] | None = None) -> None:
+        self._pair = pair or _pair
+        self._mark = self._pair()
         self._rate_error = 0.0
 
     def now(self) -> float:
@@ -43,7 +45,7 @@ class BootClock:
         Over the last whole window of ten seconds or more between calls; 0 before the first. One of the two is wrong by
         at least half of it; more than the timing contract's clock rate error is a reason to acquire nothing new.
         """
-        steered, raw = _pair()
+        steered, raw = self._pair()
         if (passed := raw - self._mark[1]) >= _RATE_WINDOW_SECONDS:
             self._rate_error = (steered - self._mark[0] - passed) / passed
             self._mark = (steered, raw)

@@ -139,9 +139,8 @@ class Ledger:
             evidence = await gather(context, obstacles)
         in_the_way = blockers(obstacles, evidence)
         if in_the_way:
-            raise HeldElsewhere(
-                describe_blockers(in_the_way, timing=context.timing), blockers=in_the_way, revision=obstacles.revision
-            )
+            text = describe_blockers(in_the_way, timing=context.timing, needs=context.contract.takeover_needs)
+            raise HeldElsewhere(text, blockers=in_the_way, revision=obstacles.revision)
         change = take_over(
             context.keys, session, wanted, obstacles=obstacles, evidence=evidence, victim_request=context.fresh_id()
         )

@@ -24,6 +24,8 @@ from etcdlock.guard.table import Name, Table
 # The timeouts of poll stand still during a suspend: after one, a deadline is seen late by at most this.
 _LONGEST_WAIT_SECONDS = 0.25
 _LOOK_EVERY_SECONDS = 1.0
+# A guest just armed is behind its gate: whoever armed it, and wants its locks next, need not wait for a look.
+_FIRST_LOOK_SECONDS = 0.1
 _ROUNDS_PER_STRIKE = 5
 _PACKETS_AT_ONCE = 100
 
@@ -223,7 +225,7 @@ class Guard:
         leader = table.look_up(name.pid)
         if leader is not None and leader.name == name and leader.parent == self._parent:
             self._children.add(name)
-        self._look_soon()
+        self._look_at = min(self._look_at, instant.read().steady_seconds + _FIRST_LOOK_SECONDS)
 
     def _tell(self, *fields: object) -> None:
         """Never waits: whoever does not read has lost the right to know."""

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from etcdlock.errors import AccessDenied, EtcdlockError
-from etcdlock.ports import KeyRange, Put, Txn
+from etcdlock.ports import Delete, KeyRange, Put, Txn
+from etcdlock.testing import Applied
 from tests.promises.conftest import Play
 from tests.promises.world import KEYS, RHO, TIMING, Host, Run, World, disk, domain, locks
 
@@ -55,6 +56,31 @@ def test_a_program_that_hangs_does_not_keep_its_guest_alive(play: Play) -> None:
         assert first.guest is None
 
     play(scenario)
+
+
+def test_a_heartbeat_whose_answer_comes_late_proves_nothing_later_than_its_sending(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        death = world.timing.kill_seconds
+        a, first, second = await two_hosts_with_the_worst_clocks(world, guarded=True, death=death)
+        await asyncio.sleep(5.0)
+        before = len(world.etcd.history)
+        while not any(is_heartbeat(entry, a) for entry in world.etcd.history[before:]):
+            await asyncio.sleep(0.0001)
+        a.stall.begin()
+        world.etcd.revoke_wrongly(world.leases(a)[0])
+        await asyncio.sleep(0.5)
+        a.store.cut()
+        await asyncio.sleep(10.0)
+        a.stall.end()
+        await world.until_runs(second)
+        assert first.guest is None
+
+    play(scenario)
+
+
+def is_heartbeat(entry: object, host: Host) -> bool:
+    deletes_nothing = Delete(KeyRange(KEYS.never))
+    return isinstance(entry, Applied) and entry.client == host.name and entry.txn.success == (deletes_nothing,)
 
 
 async def locked(world: World, host: Host, number: int) -> None:

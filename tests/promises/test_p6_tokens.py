@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from etcdlock.model import Mode
+from etcdlock.ports import KeyRange
+from etcdlock.records import decode_domain
 from tests.promises.conftest import Play
 from tests.promises.judge import spans
-from tests.promises.world import World, disk, domain
+from tests.promises.world import KEYS, World, disk, domain
 
 
 def test_a_disk_that_goes_from_hand_to_hand_brings_each_owner_a_larger_token(play: Play) -> None:
@@ -42,6 +44,8 @@ def test_a_victim_that_lost_one_disk_keeps_its_token_for_the_others(play: Play) 
         token = (await world.until_runs(first)).token
         await world.power_off(first)
         await world.until_runs(world.start(world.host("b"), domain(2), disk("x"), wait=100.0))
+        (left,) = world.etcd.contents(KeyRange(KEYS.domain(domain(1).uuid)))
+        assert decode_domain(left).token == token
         heir = await world.until_runs(world.start(world.host("c"), domain(3), disk("y")))
         assert token is not None
         assert heir.token is not None

@@ -49,6 +49,12 @@ def test_a_silent_host_says_how_long_to_wait_and_what_an_operator_can_do() -> No
     assert "etcdlock break a" in text
 
 
+def test_where_silence_is_no_proof_waiting_is_not_advised() -> None:
+    text = describe_blocker(replace(HELD, alive=False), timing=Timing(), needs="fence")
+    assert "--wait" not in text
+    assert "etcdlock break a" in text
+
+
 def test_a_host_proven_dead_says_that_it_can_be_taken_over_now() -> None:
     assert "proven dead (operator): it can be taken over now" in said(replace(HELD, alive=False, proof=Proof.OPERATOR))
 
