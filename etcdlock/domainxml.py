@@ -24,10 +24,10 @@ from defusedxml.ElementTree import ParseError, fromstring
 
 from etcdlock.errors import InvalidDomainXml, InvalidInput
 from etcdlock.identity import (
+    Named,
     NetworkHost,
     NetworkSource,
     ResourceName,
-    Named,
     distinct,
     escaped,
     identify_lease,

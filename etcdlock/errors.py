@@ -16,6 +16,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── DuplicateHost       the host id is in use by another machine
     │   ├── SessionAlive        break was asked for a session that still lives
     │   ├── AccessDenied        etcd knows us and says no, or does not know us
+    │   ├── UnsteadyClock       this host's clocks differ in rate by more than the contract allows
     │   ├── UnsafeEtcd          an etcd version that loses committed data
     │   └── Rejected            etcd found the request itself malformed or too large
     ├── CorruptRecord           a record in etcd cannot be read
@@ -108,6 +109,10 @@ class SessionAlive(Refused):
 
 class AccessDenied(Refused):
     """Wrong certificate, wrong or revoked user, or a role without the right."""
+
+
+class UnsteadyClock(Refused):
+    """This host's clocks differ in rate by more than the timing contract allows: nothing new is acquired by them."""
 
 
 class UnsafeEtcd(Refused):

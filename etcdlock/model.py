@@ -105,8 +105,8 @@ class SessionRecord:
 class DomainRecord:
     """A domain's lock.
 
-    `request` is the random id of the transition that wrote the record. `token` is None in the record that the token's own
-    transition wrote: there it is the key's `mod_revision`. pid and pid_start are 0 while no process is known.
+    `request` is the random id of the transition that wrote the record. `token` is None in the record that the token's
+    own transition wrote: there it is the key's `mod_revision`. pid and pid_start are 0 while no process is known.
     """
 
     domain: DomainId

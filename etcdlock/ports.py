@@ -179,6 +179,10 @@ class Clock(Protocol):
         """Come back when at least `seconds` have passed on this clock."""
         ...
 
+    def rate_error(self) -> float:
+        """By how much the rates of this host's clocks differ of late: 0.001 is one part in a thousand, 0 if unknown."""
+        ...
+
     def wall(self) -> datetime:
         """Time of day with its zone, for people to read; no decision reads it."""
         ...
@@ -239,8 +243,8 @@ class Guests(Protocol):
 class Guard(Protocol):
     """Stops guests at their deadline even if everything else of etcdlock hangs or dies.
 
-    Every call returns once the guard has taken it in. It raises `GuardLost` if there is no guard any more, and `arm` raises
-    `SessionLost` for a session that is not proven at that moment.
+    Every call returns once the guard has taken it in. It raises `GuardLost` if there is no guard any more, and `arm`
+    raises `SessionLost` for a session that is not proven at that moment.
     """
 
     async def arm(self, guest: Guest, /, *, session: str) -> None:

@@ -41,8 +41,9 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End what is left over, and fail for it."""
+    """End what is left over, and fail for it; after pytest's own clean-up of a run that was cut short."""
     left = _left_over()
     deadline = time.monotonic() + GRACE_SECONDS
     while left and time.monotonic() < deadline:

@@ -19,7 +19,16 @@ from uuid import UUID
 from etcdlock.agent.context import Context
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
-from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, Refused, SessionLost, Superseded, Unreachable
+from etcdlock.errors import (
+    EtcdlockError,
+    GuardLost,
+    HeldElsewhere,
+    OutcomeUnknown,
+    Refused,
+    SessionLost,
+    Superseded,
+    Unreachable,
+)
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import SessionRef, StoredDomain
@@ -103,7 +112,7 @@ class Ledger:
 
     async def _take(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
         for _ in range(MOST_ATTEMPTS):
-            session = self._member.usable()
+            session = self._member.acquiring()
             await self._guard.arm(guest, session=session.ref.session)
             answer = await self._send(acquire(self._context.keys, session, wanted), session=session, until=until)
             if not answer.applied and answer.result is not None:
@@ -238,13 +247,20 @@ class Ledger:
         stored = answer.stored
         if stored is None or not _is_ours(stored, holding, session):
             del self._held[uuid]
-            await self._guard.disarm(holding.guest)
+            await self._disarm(holding.guest)
             note("released", domain=holding.stored.record.domain, token=holding.stored.token)
             return
         self._held[uuid] = Holding(stored, holding.guest)
         self._keep_in_step(session, answer)
         if self._member.session.lost:
             raise Unreachable(f"session {session.ref} is gone; the locks are given back when it has joined anew")
+
+    async def _disarm(self, guest: Guest, /) -> None:
+        """The guest is gone: without a guard there is nothing to disarm."""
+        try:
+            await self._guard.disarm(guest)
+        except GuardLost as error:
+            note("not_disarmed", level=logging.WARNING, pid=guest.pid, error=error)
 
     # --- sending, and settling what was lost -----------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from typing import NoReturn, Protocol
 
 from etcdlock.agent.context import Context, undisturbed
-from etcdlock.errors import EtcdlockError, SessionLost, Unreachable
+from etcdlock.errors import EtcdlockError, SessionLost, Unreachable, UnsteadyClock
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
 from etcdlock.ports import Get, Guard, KeyRange, Txn
@@ -67,6 +67,17 @@ class Member:
                 f"session {self.session.ref} is {self.phase}: nothing is acquired under it. {self.last_failure}".strip()
             )
         return self.session
+
+    def acquiring(self) -> Session:
+        """`usable`, if this host's clocks keep to the contract as well; else raises `UnsteadyClock`."""
+        error, allowed = self._context.clock.rate_error(), self._context.timing.clock_rate_error
+        if abs(error) > allowed:
+            raise UnsteadyClock(
+                f"the clocks of host {self._context.host} differ in rate by {error:+.2%}, the timing contract allows "
+                f"{allowed:.2%}: nothing is acquired by them",
+                hint="see what slews the system clock (chronyc tracking, timedatectl); try again when it has settled",
+            )
+        return self.usable()
 
     def moved(self, ref: SessionRef, /, *, epoch: int) -> None:
         """A barrier has begun a new epoch of the session `ref`."""
@@ -200,6 +211,7 @@ class Member:
 
     async def _heartbeat(self, session: Session) -> bool:
         context = self._context
+        context.clock.rate_error()  # measured between calls
         sent_at = context.clock.now()
         try:
             result = await context.store.txn(heartbeat(context.keys, session))

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from etcdlock.agent.context import Context, undisturbed
@@ -54,7 +54,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How it ended: the command's status, whether etcdlock stopped it, and whether the locks are known to be free."""
+    """How it ended: the command's status, and whether etcdlock stopped it.
+
+    `released` says that etcd knows: the locks are free, or there is the proof that lets others take them at once.
+    """
 
     status: ExitStatus
     stopped: bool
@@ -77,6 +80,7 @@ class Solo:
         self._running: Guest | None = None
         self._has_run = False
         self._end_by: float | None = None
+        self._left = False
 
     def signal(self, number: int, /) -> bool:
         """Pass a signal on to the guest; False if none has run yet, and then nothing was done.
@@ -111,7 +115,8 @@ class Solo:
             await undisturbed(self._wind_up(work, keepers))
         if failed:
             raise _first_cause(failed[0].exception())
-        return work.result()
+        ending = work.result()
+        return replace(ending, released=ending.released or self._left)
 
     async def _work(self) -> Ending:
         guest, stored = await self._start()
@@ -227,7 +232,7 @@ class Solo:
         The guest is gone by now, so the obituary is true.
         """
         await self._ledger.proven()
-        await self._member.leave(unreleased=self._ledger.unreleased, until=self._until())
+        self._left = await self._member.leave(unreleased=self._ledger.unreleased, until=self._until())
 
 
 async def _cancelled(tasks: Sequence[asyncio.Future[Any]], /) -> None:

@@ -91,7 +91,8 @@ def _print(question: Question, found: Answer, /, *, rules: Contract) -> None:
     if not found.blockers:
         out.print(tables.text(f"{question} is free: no lock stands in the way"), soft_wrap=True)
     for blocker in found.blockers:
-        out.print(tables.text(describe_blocker(blocker, timing=rules.timing)), soft_wrap=True)
+        told = describe_blocker(blocker, timing=rules.timing, needs=rules.takeover_needs)
+        out.print(tables.text(told), soft_wrap=True)
     for lock in found.locks:
         record = lock.stored.record
         out.print()

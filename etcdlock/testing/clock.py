@@ -25,6 +25,7 @@ class FakeClock:
         self._rate = rate
         self._offset = offset
         self._jumped = Bell()
+        self._steered = 0.0
 
     def now(self) -> float:
         return self._offset + self._rate * asyncio.get_running_loop().time()
@@ -43,6 +44,13 @@ class FakeClock:
             raise ValueError(f"this clock is never set back: {seconds!r}")
         self._offset += seconds
         self._jumped.ring()
+
+    def steer(self, rate_error: float) -> None:
+        """As if a time daemon ran the host's other clock at another rate."""
+        self._steered = rate_error
+
+    def rate_error(self) -> float:
+        return self._steered
 
     def wall(self) -> datetime:
         """True time: neither rate nor offset nor jumps bend it."""

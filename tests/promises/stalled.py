@@ -52,6 +52,9 @@ class StalledClock:
         finally:
             await self._stall.over()
 
+    def rate_error(self) -> float:
+        return self._clock.rate_error()
+
     def wall(self) -> datetime:
         return self._clock.wall()
 

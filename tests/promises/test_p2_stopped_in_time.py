@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from etcdlock.errors import AccessDenied, EtcdlockError
+from etcdlock.errors import AccessDenied, EtcdlockError, UnsteadyClock
 from etcdlock.ports import Delete, KeyRange, Put, Txn
 from etcdlock.testing import Applied
 from tests.promises.conftest import Play
@@ -223,7 +223,7 @@ def test_a_record_that_somebody_made_unreadable_ends_the_guest_at_its_deadline_a
         ending = await run.ended
         assert guest.killed_at is not None
         assert guest.killed_at > revoked_at + TIMING.stop_after_seconds - TIMING.renew_every_seconds - 0.1
-        assert not ending.released
+        assert ending.stopped
 
     play(scenario, judged=False)  # the judge cannot read that record either
 
@@ -239,5 +239,23 @@ def test_a_guard_that_dies_is_replaced_and_its_successor_stops_the_guest_in_time
         a.stall.begin()
         await world.until_runs(second, within=150.0)
         assert first.guest is None
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("steered", [2 * RHO, -2 * RHO])
+def test_a_host_whose_clocks_differ_in_rate_acquires_nothing_and_keeps_what_it_has(play: Play, steered: float) -> None:
+    async def scenario(world: World) -> None:
+        a = world.host("a")
+        first = world.start(a, domain(1), disk("x"))
+        await world.until_runs(first)
+        a.clock.steer(steered)
+        second = world.start(a, domain(2), disk("y"))
+        with pytest.raises(UnsteadyClock):
+            await second.ended
+        await asyncio.sleep(world.timing.takeover_seconds)
+        assert first.guest is not None
+        first.guest.end()
+        assert (await first.ended).released
 
     play(scenario)

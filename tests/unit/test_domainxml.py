@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etcdlock.domainxml import MAX_XML_LENGTH, DomainXml, parse_domain, resources_of, named_of
+from etcdlock.domainxml import MAX_XML_LENGTH, DomainXml, named_of, parse_domain, resources_of
 from etcdlock.errors import InvalidDomainXml
 from etcdlock.identity import DiskIdentity, identify_path
 from etcdlock.model import Mode

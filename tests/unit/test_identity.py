@@ -14,10 +14,10 @@ from etcdlock.errors import InvalidInput
 from etcdlock.identity import (
     DiskArgument,
     DiskIdentity,
+    Named,
     NetworkHost,
     NetworkSource,
     ResourceName,
-    Named,
     distinct,
     escaped,
     identify_lease,
