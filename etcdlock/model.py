@@ -54,6 +54,17 @@ class DomainId:
         return self.name or str(self.uuid)
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A guest as those who start it name it: its domain, and the pid of its process on this host."""
+
+    domain: DomainId
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.domain} (process {self.pid})"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Resource:
     """A thing locked. Lockspace and name identify it on every host; `path` is what its owner calls it."""

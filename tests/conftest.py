@@ -1,7 +1,7 @@
 """House rules of the whole suite.
 
 A test that lacks a program calls `pytest.skip("needs …: make system-deps")`; all such are listed once at the end. With
-ETCDLOCK_NO_SKIPS=1, as in CI, a skip is a failure. Whatever the tests started must be gone when they end: every process
+--no-skips, as in CI, a skip is a failure. Whatever the tests started must be gone when they end: every process
 inherits a mark in its environment, and one that is left over is ended, named, and fails the run.
 """
 
@@ -21,11 +21,16 @@ GRACE_SECONDS = 15.0
 LEFT_OVER = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make test ARGS=--no-skips`."""
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
+
+
 def pytest_configure() -> None:
     """Mark this process before it starts any other; and let no setting of the caller reach the tests."""
     name, _, value = MARK.partition("=")
     os.environ[name] = value
-    for variable in [name for name in os.environ if name.startswith("ETCDLOCK_") and name != "ETCDLOCK_NO_SKIPS"]:
+    for variable in [name for name in os.environ if name.startswith("ETCDLOCK_")]:
         del os.environ[variable]
 
 
@@ -35,7 +40,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where nothing may be skipped, a skip is a failure that says what is missing."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("ETCDLOCK_NO_SKIPS") == "1":
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     return report

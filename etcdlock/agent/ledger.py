@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from etcdlock.agent.context import Context
+from etcdlock.agent.courier import Answer, Courier, Sent
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
 from etcdlock.errors import (
     EtcdlockError,
     GuardLost,
     HeldElsewhere,
-    OutcomeUnknown,
     Refused,
     SessionLost,
     Superseded,
@@ -32,32 +32,15 @@ from etcdlock.errors import (
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import SessionRef, StoredDomain
-from etcdlock.ports import Guard, Guest, TxnResult
-from etcdlock.records import decode_domain, decode_first
+from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
 from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over
-from etcdlock.transitions import Transition, Wanted, acquire, barrier, rejoin, release
+from etcdlock.transitions import Wanted, acquire, rejoin, release
 
 MOST_ATTEMPTS = 16
 """How often an acquire is tried anew because something moved between look and transaction."""
 
 PAUSE_SECONDS = 0.1
-
-
-Sent = tuple[Session, UUID]
-"""What may still be under way: the session in whose epoch a transition was sent, and the domain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is known after a transaction: whether it was applied, the domain as it stands, and etcd's own answer.
-
-    `result` is None where the answer was lost and the rest is known by a barrier.
-    """
-
-    applied: bool
-    stored: StoredDomain | None
-    result: TxnResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +59,7 @@ class Ledger:
         self._member = member
         self._guard = guard
         self._held: dict[UUID, Holding] = {}
-        self._unsettled: list[Sent] = []
+        self._courier = Courier(context, member=member)
         self._turns: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def holding(self, uuid: UUID, /) -> Holding | None:
@@ -86,13 +69,13 @@ class Ledger:
     @property
     def unsettled(self) -> bool:
         """Whether an outcome is still unknown."""
-        return bool(self._unsettled)
+        return bool(self._courier.unsettled)
 
     @property
     def unreleased(self) -> frozenset[SessionRef]:
         """The sessions, this or earlier ones, that locks of ours in etcd name, or may name."""
         named = {holding.stored.record.owner for holding in self._held.values()}
-        return frozenset(named | {session.ref for session, _ in self._unsettled})
+        return frozenset(named | self._courier.sessions)
 
     # --- taking ----------------------------------------------------------------------------------------------------
 
@@ -114,7 +97,8 @@ class Ledger:
         for _ in range(MOST_ATTEMPTS):
             session = self._member.acquiring()
             await self._guard.arm(guest, session=session.ref.session)
-            answer = await self._send(acquire(self._context.keys, session, wanted), session=session, until=until)
+            change = acquire(self._context.keys, session, wanted)
+            answer = await self._courier.send(change, session=session, until=until)
             if not answer.applied and answer.result is not None:
                 obstacles = read_obstacles(answer.result)
                 if self._out_of_step(session, obstacles):
@@ -153,7 +137,7 @@ class Ledger:
         change = take_over(
             context.keys, session, wanted, obstacles=obstacles, evidence=evidence, victim_request=context.fresh_id()
         )
-        answer = await self._send(change, session=session, until=until)
+        answer = await self._courier.send(change, session=session, until=until)
         if answer.applied:
             proofs = sorted({str(obituary.proof) for obituary in evidence.obituaries.values()})
             note("taken_over", level=logging.WARNING, domain=wanted.domain, proof=",".join(proofs) or "parked")
@@ -197,7 +181,7 @@ class Ledger:
             session = self._member.session
             change = rejoin(context.keys, session, holding.stored, request=context.fresh_id())
             try:
-                answer = await self._send(change, session=session, until=until)
+                answer = await self._courier.send(change, session=session, until=until)
             except EtcdlockError as error:  # whatever it is: the guest has until its deadline
                 note("rejoin_failed", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
                 if context.clock.now() >= until:
@@ -217,7 +201,7 @@ class Ledger:
             return False
         self._held[uuid] = Holding(stored, holding.guest)
         if stored.record.owner != session.ref:
-            self._keep_in_step(session, answer)
+            self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
         await self._guard.arm(holding.guest, session=session.ref.session)
         note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
@@ -240,7 +224,7 @@ class Ledger:
                 while (holding := self._held.get(uuid)) is not None:
                     session = self._member.session
                     change = release(context.keys, session, holding.stored)
-                    answer = await self._send(change, session=session, until=until)
+                    answer = await self._courier.send(change, session=session, until=until)
                     await self._released(uuid, holding, session, answer)
 
     async def _released(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> None:
@@ -251,7 +235,7 @@ class Ledger:
             note("released", domain=holding.stored.record.domain, token=holding.stored.token)
             return
         self._held[uuid] = Holding(stored, holding.guest)
-        self._keep_in_step(session, answer)
+        self._courier.keep_in_step(session, answer)
         if self._member.session.lost:
             raise Unreachable(f"session {session.ref} is gone; the locks are given back when it has joined anew")
 
@@ -262,53 +246,11 @@ class Ledger:
         except GuardLost as error:
             note("not_disarmed", level=logging.WARNING, pid=guest.pid, error=error)
 
-    # --- sending, and settling what was lost -----------------------------------------------------------------------
-
-    def _keep_in_step(self, session: Session, answer: Answer, /) -> None:
-        """Learn from a refused rewrite what has become of our own session's key."""
-        if answer.result is None:
-            return
-        found = answer.result.replies[0]
-        if not found:
-            self._member.found_missing(session.ref)
-        else:
-            self._member.moved(session.ref, epoch=found[0].mod_revision)
-
-    async def _send(self, change: Transition, /, *, session: Session, until: float) -> Answer:
-        """Send once. A lost answer is settled, so that what comes back is what was done."""
-        sent = (session, change.uuid)
-        self._unsettled.append(sent)  # before it is sent: whatever ends us from here on, it is not forgotten
-        try:
-            result = await self._context.store.txn(change.txn)
-        except OutcomeUnknown as error:
-            note("outcome_unknown", level=logging.WARNING, domain=change.uuid, error=error)
-            found = await self._settle(sent, until=until)
-            return Answer(change.was_applied(found), found)
-        except EtcdlockError:
-            self._unsettled.remove(sent)  # every other error says that nothing was done
-            raise
-        self._unsettled.remove(sent)
-        if result.succeeded:
-            return Answer(True, change.stored(result.revision), result)
-        return Answer(False, decode_first(result.replies[1], decode_domain), result)
-
-    async def _settle(self, sent: Sent, /, *, until: float) -> StoredDomain | None:
-        """The domain as it stands once nothing of the session's earlier epochs can commit any more."""
-        try:
-            async for attempt in self._context.patiently(until=until):
-                with attempt:
-                    found = await self._ask(*sent)
-        except (Unreachable, OutcomeUnknown) as error:
-            raise OutcomeUnknown(
-                f"domain {sent[1]}: etcd did not say whether it was done, and cannot be asked: {error}",
-                hint="it is settled when etcd answers again; until then nothing runs on it",
-            ) from error
-        self._forget(sent)
-        return found
+    # --- settling what was lost ------------------------------------------------------------------------------------
 
     async def proven(self) -> None:
         """etcd answers: settle what is still unknown, and give back what nobody was told of."""
-        for sent in list(self._unsettled):
+        for sent in self._courier.unsettled:
             try:
                 async with self._turns[sent[1]]:
                     await self._settle_one(sent)
@@ -317,37 +259,25 @@ class Ledger:
 
     async def _settle_first(self, uuid: UUID, /) -> None:
         """No new lock on a domain while it is unknown whether an earlier one was taken."""
-        for sent in list(self._unsettled):
+        for sent in self._courier.unsettled:
             if sent[1] == uuid:
                 await self._settle_one(sent)
 
     async def _settle_one(self, sent: Sent, /) -> None:
         """In the domain's turn."""
         session, uuid = sent
-        if sent not in self._unsettled:
+        if sent not in self._courier.unsettled:
             return
-        found = await self._ask(session, uuid)
+        found = await self._courier.ask(session, uuid)
         if found is not None and found.record.owner == session.ref and uuid not in self._held:
             current = self._member.usable()
             change = release(self._context.keys, current, found)
-            answer = await self._send(change, session=current, until=self._context.clock.now())
+            answer = await self._courier.send(change, session=current, until=self._context.clock.now())
             if not answer.applied:
-                self._keep_in_step(current, answer)
+                self._courier.keep_in_step(current, answer)
                 raise Unreachable(f"domain {uuid}: not given back yet")
-        self._forget(sent)
+        self._courier.forget(sent)
         note("settled", domain=uuid)
-
-    def _forget(self, sent: Sent, /) -> None:
-        self._unsettled = [other for other in self._unsettled if other != sent]
-
-    async def _ask(self, session: Session, uuid: UUID, /) -> StoredDomain | None:
-        """Put a barrier and read the domain behind it."""
-        result = await self._context.store.txn(barrier(self._context.keys, session, uuid=uuid))
-        if result.succeeded:
-            self._member.moved(session.ref, epoch=result.revision)
-        else:
-            self._member.found_missing(session.ref)
-        return decode_first(result.replies[-1], decode_domain)
 
 
 def _is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from tests.e2e.machines import PATIENCE_SECONDS, SHORT_TIMING, Host, Machine, Monitor
+
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def hosts(etcd: EmbeddedEtcd) -> Iterator[tuple[Host, Host]]:
 
 def start_qemu(host: Host, machine: Machine, *options: str) -> tuple[subprocess.Popen[str], Monitor]:
     """A QEMU that runs, and its monitor."""
-    path = machine.folder / f"qmp-{time.monotonic_ns()}"
+    path = machine.folder / f"qmp{next(NUMBERS)}"
     process = host.start(*options, "--domain", str(machine.xml), command=machine.command(monitor=path))
     monitor = Monitor(path, process=process)
     assert monitor.do("query-status")["status"] == "running"
@@ -56,6 +60,7 @@ def test_a_running_qemu_keeps_its_disk_from_every_other_host_until_it_ends(
     assert (qemu.returncode, out) == (0, "")
     assert "etcdlock" not in err, "of a guest that ends by itself there is nothing to say"
     assert b.do("run", "--domain", str(machine.xml), "--", "true").returncode == 0
+    assert json.loads(b.do("status", "--json").stdout)["locks"] == []
 
 
 def test_a_qemu_cut_off_from_etcd_is_dead_before_another_host_may_have_its_disk(
