@@ -13,7 +13,6 @@ import pytest
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from tests.e2e.machines import PATIENCE_SECONDS, SHORT_TIMING, Host, Machine, Monitor
 
-
 NUMBERS = itertools.count()
 
 
