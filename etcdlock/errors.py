@@ -12,6 +12,9 @@ The class says what the caller now knows and may do; the text says it to a perso
     ├── Refused                 a definite no: nothing was changed
     │   ├── HeldElsewhere       somebody else has it; carries the blockers
     │   ├── Superseded          a lock that was ours is not ours any more
+    │   ├── NotLocked           what was to be given back is locked by nobody
+    │   ├── NotTheOwner         … or by somebody else on this host
+    │   ├── SocketInUse         another program listens on the socket that was to be ours
     │   ├── ContractMismatch    this host's settings differ from the cluster's
     │   ├── DuplicateHost       the host id is in use by another machine
     │   ├── SessionAlive        break was asked for a session that still lives
@@ -25,6 +28,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     ├── OutcomeUnknown          it was sent and may have been done, now or some seconds from now
     ├── SessionLost             the session can no longer be proven: nothing may run under it
     │   └── GuardLost           … because there is no guard that would stop it
+    ├── NoSuchGuest             there is no such process any more: it holds nothing
     ├── GuestNotStarted         the command could not be executed
     ├── WatchCompacted          the watch missed history: read anew
     └── WatchCancelled          etcd ended the watch
@@ -95,6 +99,18 @@ class Superseded(Refused):
     """A lock that was ours has been claimed, taken over or removed; its guest must not run."""
 
 
+class NotLocked(Refused):
+    """Nobody on this host has locked what was to be given back."""
+
+
+class NotTheOwner(Refused):
+    """Another guest of this host has locked what was to be given back."""
+
+
+class SocketInUse(Refused):
+    """Another program listens on the socket, or something that is no socket is in its place; it was left alone."""
+
+
 class ContractMismatch(Refused):
     """This host's timing contract or cluster rules differ from those the cluster was made with."""
 
@@ -152,6 +168,10 @@ class SessionLost(EtcdlockError):
 
 class GuardLost(SessionLost):
     """The guard is dead or does not answer; another must take its place, or what it guarded must stop."""
+
+
+class NoSuchGuest(EtcdlockError):
+    """The process is gone, or never was."""
 
 
 class GuestNotStarted(EtcdlockError):

@@ -14,6 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from etcdlock.model import Resource
+
 
 class Relation(StrEnum):
     """How a compare relates the stored number to the given one."""
@@ -237,6 +239,22 @@ class Guests(Protocol):
 
     async def start(self, command: Sequence[str], /, *, environment: Mapping[str, str]) -> Guest:
         """Start it behind a closed gate. Raises `GuestNotStarted`, having left nothing behind."""
+        ...
+
+
+class Processes(Protocol):
+    """Guests that others start: they are found by pid, run already or soon, and are never waited for as children."""
+
+    def attach(self, pid: int, /) -> Guest:
+        """The process that has this pid now. Raises `NoSuchGuest`. Its gate is open, or its starter's business."""
+        ...
+
+    def awaits_migration(self, guest: Guest, /) -> bool:
+        """Whether it was started to take in a migration, as QEMU says with -incoming."""
+        ...
+
+    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        """Whether it has what the resource names open; True where that cannot be told."""
         ...
 
 

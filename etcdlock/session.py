@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from etcdlock.errors import ContractMismatch, DuplicateHost
-from etcdlock.model import DomainRecord, Machine, SessionRecord, SessionRef
+from etcdlock.model import DomainRecord, Machine, SessionKind, SessionRecord, SessionRef
 from etcdlock.timing import Timing
 
 
@@ -74,6 +74,19 @@ class Session:
         joined anew, but nothing starts under it.
         """
         return not self.lost and now < self.stop_at(timing)
+
+
+def session_id(kind: SessionKind, random_id: str, /) -> str:
+    """An id that was never used before and says which program keeps the session: `agent-3f09…`.
+
+    A restarted agent carries on with what earlier agents of its boot have held, and with nothing of anybody else.
+    """
+    return f"{kind}-{random_id}"
+
+
+def is_of(kind: SessionKind, ref: SessionRef, /) -> bool:
+    """Whether a program of that kind kept the session."""
+    return ref.session.startswith(f"{kind}-")
 
 
 class Neighbour(StrEnum):

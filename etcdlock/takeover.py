@@ -15,7 +15,16 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from etcdlock.keyspace import Keyspace
-from etcdlock.model import Blocker, LockState, Obituary, Resource, SessionRef, StoredDomain, StoredResource
+from etcdlock.model import (
+    Blocker,
+    DomainRecord,
+    LockState,
+    Obituary,
+    Resource,
+    SessionRef,
+    StoredDomain,
+    StoredResource,
+)
 from etcdlock.ports import Compare, Delete, Get, KeyRange, Op, Put, Txn, TxnResult
 from etcdlock.records import decode_domain, decode_first, decode_resource, encode_domain
 from etcdlock.session import Session
@@ -23,6 +32,7 @@ from etcdlock.transitions import (
     Transition,
     Wanted,
     absent,
+    grown,
     nothing_newer,
     own,
     present,
@@ -130,30 +140,90 @@ def take_over(
 ) -> Transition:
     """Take the wanted domain and resources from sessions that are proven dead. Call only if `blockers` found none."""
     before, uuid = obstacles.domain, wanted.domain.uuid
-    victims = [evidence.domains[item] for item in sorted(obstacles.owners - {uuid})]
-    taken_from = [*([before] if before else []), *victims]
-    domain_key = keys.domain(uuid)
-    compares: list[Compare] = [
-        own(keys, session),
-        unchanged(domain_key, before.mod_revision) if before else absent(KeyRange(domain_key)),
-        *(unchanged(keys.domain(victim.record.domain.uuid), victim.mod_revision) for victim in victims),
-        *_proofs(keys, taken_from, evidence),
-        *(nothing_newer(keys.rivals(resource), obstacles.revision) for resource in wanted.locked),
-    ]
-    record = wanted.record(session)
+    old = {keys.resource(resource, uuid=uuid) for resource in before.record.resources} if before else set()
+    key = keys.domain(uuid)
+    return _seize(
+        keys,
+        session,
+        wanted.record(session),
+        wanted.locked,
+        given_up=old,
+        compares=(
+            unchanged(key, before.mod_revision) if before else absent(KeyRange(key)),
+            *_proofs(keys, [before] if before else [], evidence),
+        ),
+        obstacles=obstacles,
+        evidence=evidence,
+        victim_request=victim_request,
+    )
+
+
+def extend(
+    keys: Keyspace,
+    session: Session,
+    stored: StoredDomain,
+    resource: Resource,
+    /,
+    *,
+    obstacles: Obstacles,
+    evidence: Evidence,
+    request: str,
+    victim_request: str,
+) -> Transition:
+    """One more resource for a domain of ours, taken from sessions that are proven dead. As `take_over` otherwise."""
+    return _seize(
+        keys,
+        session,
+        grown(stored, resource, request=request),
+        (resource,),
+        given_up=set(),
+        compares=(unchanged(keys.domain(stored.record.domain.uuid), stored.mod_revision),),
+        obstacles=obstacles,
+        evidence=evidence,
+        victim_request=victim_request,
+    )
+
+
+def _seize(
+    keys: Keyspace,
+    session: Session,
+    record: DomainRecord,
+    taken: tuple[Resource, ...],
+    /,
+    *,
+    given_up: set[str],
+    compares: tuple[Compare, ...],
+    obstacles: Obstacles,
+    evidence: Evidence,
+    victim_request: str,
+) -> Transition:
+    """Write `record` with what it takes, and every victim's record without it. `given_up` are keys that may go."""
+    domain = record.domain
+    victims = [evidence.domains[item] for item in sorted(obstacles.owners - {domain.uuid})]
+    lost = [_lost_by(victim, taken) for victim in victims]
     writes: list[Op] = [
         put_domain(keys, record),
-        *put_resources(keys, wanted.domain, wanted.locked),
-        *(_without(keys, victim, _lost_by(victim, wanted), request=victim_request) for victim in victims),
+        *put_resources(keys, domain, taken),
+        *(_without(keys, victim, gone, request=victim_request) for victim, gone in zip(victims, lost, strict=True)),
     ]
     written = {write.key for write in writes if isinstance(write, Put)}
-    gone = {key for stored in taken_from for key in _keys_given_up(keys, stored, wanted)} - written
+    theirs = {
+        keys.resource(resource, uuid=victim.record.domain.uuid)
+        for victim, gone in zip(victims, lost, strict=True)
+        for resource in gone
+    }
     txn = Txn(
-        compare=tuple(compares),
-        success=(*writes, *(Delete(KeyRange(key)) for key in sorted(gone))),
-        failure=(Get(KeyRange(keys.session(session.ref))), Get(KeyRange(domain_key))),
+        compare=(
+            own(keys, session),
+            *compares,
+            *(unchanged(keys.domain(victim.record.domain.uuid), victim.mod_revision) for victim in victims),
+            *_proofs(keys, victims, evidence),
+            *(nothing_newer(keys.rivals(resource), obstacles.revision) for resource in taken),
+        ),
+        success=(*writes, *(Delete(KeyRange(key)) for key in sorted((given_up | theirs) - written))),
+        failure=(Get(KeyRange(keys.session(session.ref))), Get(KeyRange(keys.domain(domain.uuid)))),
     )
-    return Transition(txn, uuid, record)
+    return Transition(txn, domain.uuid, record)
 
 
 def _proofs(keys: Keyspace, taken_from: list[StoredDomain], evidence: Evidence) -> tuple[Compare, ...]:
@@ -169,15 +239,8 @@ def _same(one: Resource, other: Resource) -> bool:
     return (one.lockspace, one.name) == (other.lockspace, other.name)
 
 
-def _lost_by(victim: StoredDomain, wanted: Wanted) -> tuple[Resource, ...]:
-    return tuple(r for r in victim.record.resources if any(_same(r, w) for w in wanted.locked))
-
-
-def _keys_given_up(keys: Keyspace, stored: StoredDomain, wanted: Wanted) -> set[str]:
-    """Of the domain itself all its old resources go; of a victim only those that are wanted."""
-    record = stored.record
-    gone = record.resources if record.domain.uuid == wanted.domain.uuid else _lost_by(stored, wanted)
-    return {keys.resource(resource, uuid=record.domain.uuid) for resource in gone}
+def _lost_by(victim: StoredDomain, taken: tuple[Resource, ...]) -> tuple[Resource, ...]:
+    return tuple(r for r in victim.record.resources if any(_same(r, w) for w in taken))
 
 
 def _without(keys: Keyspace, victim: StoredDomain, lost: tuple[Resource, ...], /, *, request: str) -> Put:

@@ -157,6 +157,16 @@ def heartbeat(keys: Keyspace, session: Session, /) -> Txn:
     )
 
 
+def resume(keys: Keyspace, session: Session, /) -> Txn:
+    """Go on with a session that an earlier program has kept: a new epoch, in which nothing of its own can commit."""
+    key = keys.session(session.ref)
+    return Txn(
+        compare=(_joined(keys, session),),
+        success=(Put(key, encode_session(session.record), session.lease),),
+        failure=(Get(KeyRange(key)),),
+    )
+
+
 def barrier(keys: Keyspace, session: Session, /, *, uuid: UUID) -> Txn:
     """Begin a new epoch and read one domain in the same step.
 
@@ -200,6 +210,11 @@ def write_obituary(keys: Keyspace, obituary: Obituary, /) -> Txn:
 # --- taking and giving back ---------------------------------------------------------------------------------------
 
 
+def all_domains(keys: Keyspace, /) -> Txn:
+    """Read all domains, through Raft: an old state might leave out one whose guest runs."""
+    return Txn((), (Delete(KeyRange(keys.never)), Get(keys.domains)))
+
+
 def acquire(keys: Keyspace, session: Session, wanted: Wanted, /) -> Transition:
     """Domain and resources, if all are free; else read whatever stands in the way."""
     domain, record = KeyRange(keys.domain(wanted.domain.uuid)), wanted.record(session)
@@ -223,13 +238,18 @@ def add_resource(
     keys: Keyspace, session: Session, stored: StoredDomain, resource: Resource, /, *, request: str
 ) -> Transition:
     """One more resource for a domain held, if it is free."""
-    grown = _carried(stored, request=request, resources=(*stored.record.resources, resource))
-    change = _rewrite(keys, session, stored, grown, *put_resources(keys, stored.record.domain, (resource,)))
+    after = grown(stored, resource, request=request)
+    change = _rewrite(keys, session, stored, after, *put_resources(keys, stored.record.domain, (resource,)))
     rivals = keys.rivals(resource)
     txn = change.txn
     return replace(
         change, txn=replace(txn, compare=(*txn.compare, absent(rivals)), failure=(*txn.failure, Get(rivals)))
     )
+
+
+def grown(stored: StoredDomain, resource: Resource, /, *, request: str) -> DomainRecord:
+    """The next record of the same ownership, with one more resource."""
+    return _carried(stored, request=request, resources=(*stored.record.resources, resource))
 
 
 def remove_resource(

@@ -60,6 +60,8 @@ class Ledger:
         self._guard = guard
         self._held: dict[UUID, Holding] = {}
         self._courier = Courier(context, member=member)
+        self._keys = context.keys
+        self._resting: set[UUID] = set()
         self._turns: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def holding(self, uuid: UUID, /) -> Holding | None:
@@ -194,18 +196,24 @@ class Ledger:
     async def _carried(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> bool:
         """Take in the answer to a re-join; whether to look again."""
         stored = answer.stored
-        if stored is None or not _is_ours(stored, holding, session):
-            note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
-            del self._held[uuid]
-            holding.guest.kill()
+        if stored is None or not is_ours(stored, holding, session):
+            self._supersede(uuid, holding)
             return False
         self._held[uuid] = Holding(stored, holding.guest)
         if stored.record.owner != session.ref:
             self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
-        await self._guard.arm(holding.guest, session=session.ref.session)
+        if uuid not in self._resting:
+            await self._guard.arm(holding.guest, session=session.ref.session)
         note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
         return True
+
+    def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
+        """Another has the domain: whatever still runs of ours must not."""
+        note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
+        del self._held[uuid]
+        if uuid not in self._resting:
+            holding.guest.kill()
 
     # --- giving back -----------------------------------------------------------------------------------------------
 
@@ -229,7 +237,7 @@ class Ledger:
 
     async def _released(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> None:
         stored = answer.stored
-        if stored is None or not _is_ours(stored, holding, session):
+        if stored is None or not is_ours(stored, holding, session):
             del self._held[uuid]
             await self._disarm(holding.guest)
             note("released", domain=holding.stored.record.domain, token=holding.stored.token)
@@ -280,6 +288,6 @@ class Ledger:
         note("settled", domain=uuid)
 
 
-def _is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:
+def is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:
     """By session, not by host: another program of this host may have taken the domain over with a proof."""
     return stored.record.owner in (holding.stored.record.owner, session.ref)

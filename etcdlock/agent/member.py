@@ -19,9 +19,9 @@ from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
 from etcdlock.ports import Get, Guard, KeyRange, Txn
 from etcdlock.records import decode_contract, decode_session
-from etcdlock.session import Neighbour, Phase, Session, check_contract, duplicate_host, judge_neighbour
+from etcdlock.session import Neighbour, Phase, Session, check_contract, duplicate_host, judge_neighbour, session_id
 from etcdlock.timing import EXPIRY_SCAN_SECONDS
-from etcdlock.transitions import heartbeat, join, leave, write_obituary
+from etcdlock.transitions import heartbeat, join, leave, resume, write_obituary
 
 NEIGHBOUR_PAUSE_SECONDS = 0.3
 
@@ -102,6 +102,33 @@ class Member:
         note("session_joined", session=session.ref, kind=session.record.kind, lease=f"{session.lease:x}")
         return session
 
+    async def resume_or_join(self, *, until: float) -> Session:
+        """Go on with the session of an earlier program of our kind on this boot, if its key still stands; else join.
+
+        There must be no such program any more.
+        """
+        async for attempt in self._context.patiently(until=until):
+            with attempt:
+                self._session = await self._resume_once()
+        if self._session is None:
+            return await self.join(until=until)
+        note("session_resumed", session=self._session.ref, lease=f"{self._session.lease:x}")
+        return self._session
+
+    async def _resume_once(self) -> Session | None:
+        context = self._context
+        await self._look_round()
+        sessions = context.keys.sessions(context.host)
+        for found in (await context.look(Txn((), (Get(sessions),)))).replies[0]:
+            record = decode_session(found)
+            mine = judge_neighbour(context.machine, record) is Neighbour.SIBLING and record.kind is context.kind
+            sent_at = context.clock.now()
+            session = Session(record, found.lease, found.create_revision, found.mod_revision, sent_at)
+            if mine and (result := await context.store.txn(resume(context.keys, session))).succeeded:
+                await self._guard.prove(session.ref.session, at=sent_at)
+                return session.moved(result.revision)
+        return None
+
     async def _join_once(self) -> Session:
         context = self._context
         contract_revision, seen = await self._look_round()
@@ -131,7 +158,7 @@ class Member:
         """A session with an id that was never used before."""
         context = self._context
         return SessionRecord(
-            ref=SessionRef(context.host, context.fresh_id()),
+            ref=SessionRef(context.host, session_id(context.kind, context.fresh_id())),
             machine=context.machine,
             kind=context.kind,
             version=context.version,

@@ -32,6 +32,15 @@ async def wait_for_change(
     )
 
 
+async def until_changed(context: Context, key: str, /, *, after: int, until: float) -> None:
+    """Come back when a key has changed after that revision, or it is time to look again."""
+    limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
+    await _first_of(
+        _change(context, [KeyRange(key)], None, parked=frozenset(), after_revision=after),
+        context.clock.sleep(max(limit, 0.0)),
+    )
+
+
 def _ranges(context: Context, blockers: tuple[Blocker, ...], resources: tuple[Resource, ...], /) -> list[KeyRange]:
     keys = context.keys
     owners = {blocker.owner for blocker in blockers if blocker.owner is not None}
@@ -49,7 +58,13 @@ def _parked(context: Context, blockers: tuple[Blocker, ...], /) -> frozenset[str
 
 
 async def _change(
-    context: Context, ranges: list[KeyRange], observer: Observer, /, *, parked: frozenset[str], after_revision: int
+    context: Context,
+    ranges: list[KeyRange],
+    observer: Observer | None,
+    /,
+    *,
+    parked: frozenset[str],
+    after_revision: int,
 ) -> None:
     """Until a lock or a proof changes. A session's own key makes the observer look, which mostly ends nothing yet."""
     sessions = context.keys.sessions().key
@@ -57,7 +72,7 @@ async def _change(
         async for event in context.store.watch(ranges, after_revision=after_revision):
             if not event.key.startswith(sessions) or (event.value is None and event.key in parked):
                 return
-            if event.value is None:
+            if event.value is None and observer is not None:
                 observer.wake()
     except WatchCompacted:
         return

@@ -1,0 +1,128 @@
+"""Guests that others start on this host, as `ports.Processes`: found by pid, named for good by pid and start time.
+
+Guaranteed: a signal reaches the process that was found and no other, though its pid be used again. Not guaranteed:
+anything about processes that it has started; those are its host's virtualization program's to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+from etcdlock.errors import NoSuchGuest
+from etcdlock.guard import table
+from etcdlock.model import Resource
+from etcdlock.ports import ExitStatus, Guest
+
+
+class FoundGuest:
+    """A process that others have started."""
+
+    def __init__(self, name: table.Name, pidfd: int, /) -> None:
+        self._name = name
+        self._pidfd = pidfd
+
+    def __del__(self) -> None:
+        os.close(self._pidfd)
+
+    @property
+    def pid(self) -> int:
+        """As this host sees it."""
+        return self._name.pid
+
+    @property
+    def pid_start(self) -> int:
+        """In clock ticks since boot."""
+        return self._name.start
+
+    @property
+    def pidfd(self) -> int:
+        """Ours, open for as long as this guest is known."""
+        return self._pidfd
+
+    def open_gate(self, *, token: int) -> None:
+        """Whoever started it lets it run."""
+
+    def signal(self, number: int, /) -> None:
+        """To this very process; without effect once it is gone."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+    async def gone(self) -> ExitStatus:
+        """Wait until the process has ended. How, only its parent is told."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        watched = os.dup(self._pidfd)  # a loop watches a descriptor once, and several may wait
+        try:
+            loop.add_reader(watched, ended.set)
+            await ended.wait()
+        finally:
+            loop.remove_reader(watched)
+            os.close(watched)
+        return ExitStatus(0)
+
+
+class HostProcesses:
+    """This host's processes."""
+
+    def attach(self, pid: int, /) -> FoundGuest:
+        """The process that has this pid now. Raises `NoSuchGuest`."""
+        process = table.look_up(pid) if pid > 0 else None
+        pidfd = table.open_pidfd(process.name) if process is not None and process.alive else None
+        if process is None or pidfd is None:
+            raise NoSuchGuest(f"there is no process {pid} on this host")
+        return FoundGuest(process.name, pidfd)
+
+    def awaits_migration(self, guest: Guest, /) -> bool:
+        """Whether QEMU was started with -incoming."""
+        try:
+            arguments = Path(f"/proc/{guest.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return any(argument in (b"-incoming", b"--incoming") for argument in arguments)
+
+    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        """Whether one of its descriptors is the file or device that the resource names.
+
+        By file system and inode, or by device number, since libvirt may show a guest its devices under names of its
+        own. A resource known only by a digest is compared by the digest of the descriptors' paths. Where neither can
+        be said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
+        """
+        try:
+            links = list(Path(f"/proc/{guest.pid}/fd").iterdir())
+        except OSError:
+            return False  # it is gone
+        if resource.path:
+            return any(_same_file(link, resource.path) for link in links)
+        if len(resource.name) != hashlib.sha256().digest_size * 2:
+            return True
+        return any(_digest(link) == resource.name for link in links)
+
+
+def _same_file(link: Path, path: str) -> bool:
+    try:
+        opened, named = link.stat(), Path(path).stat()
+    except OSError:
+        return _target(link) == path
+    if opened.st_rdev or named.st_rdev:
+        return opened.st_rdev == named.st_rdev
+    return os.path.samestat(opened, named)
+
+
+def _digest(link: Path) -> str:
+    return hashlib.sha256(os.fsencode(_target(link))).hexdigest()
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
