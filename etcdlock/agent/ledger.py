@@ -1,9 +1,10 @@
 """The locks of this program's guests: taken, carried over into a new session, given back; never guessed.
 
-Guaranteed: a guest is armed before the transaction that takes its locks is sent, and disarmed only after its locks are
-known to be released. A lost answer is settled by a barrier before anybody is told anything; what could not be settled
-stays on a list, is settled first thing when etcd answers, and until then is neither a yes nor a no. A yes is given only
-while the clock, read after the commit, is before the session's `stop_at`.
+Guaranteed: a guest is armed while the transaction that takes its locks is under way, nobody is told yes before both
+are done, and it is disarmed only after its locks are known to be released. Until it is told yes a guest does not run:
+it waits behind its gate, or with its vCPUs stopped. A lost answer is settled by a barrier before anybody is told
+anything; what could not be settled stays on a list, is settled first thing when etcd answers, and until then is neither
+a yes nor a no. A yes is given only while the clock, read after the commit, is before the session's `stop_at`.
 
 One transition of a domain at a time; the ledger's own records are a cache that every transaction checks again.
 """
@@ -16,7 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from uuid import UUID
 
-from etcdlock.agent.context import Context
+from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer, Courier, Sent
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
@@ -35,7 +36,7 @@ from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
 from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over
-from etcdlock.transitions import Wanted, acquire, rejoin, release
+from etcdlock.transitions import Transition, Wanted, acquire, rejoin, release
 
 MOST_ATTEMPTS = 16
 """How often an acquire is tried anew because something moved between look and transaction."""
@@ -98,9 +99,9 @@ class Ledger:
     async def _take(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
         for _ in range(MOST_ATTEMPTS):
             session = self._member.acquiring()
-            await self._guard.arm(guest, session=session.ref.session)
-            change = acquire(self._context.keys, session, wanted)
-            answer = await self._courier.send(change, session=session, until=until)
+            answer = await self._arm_and_send(
+                acquire(self._keys, session, wanted), guest, session=session, until=until
+            )
             if not answer.applied and answer.result is not None:
                 obstacles = read_obstacles(answer.result)
                 if self._out_of_step(session, obstacles):
@@ -114,6 +115,27 @@ class Ledger:
             f"domain {wanted.domain}: its locks changed faster than they could be taken; nothing was locked",
             hint="try again",
         )
+
+    async def _arm_and_send(
+        self, change: Transition, guest: Guest, /, *, session: Session, until: float
+    ) -> Answer:
+        """Arm the guest while the transaction is under way. It does not run yet: only both together let it.
+
+        Where it cannot be armed, what the transaction took is given back. Raises what either raises.
+        """
+        arming = asyncio.ensure_future(self._guard.arm(guest, session=session.ref.session))
+        try:
+            answer = await self._courier.send(change, session=session, until=until)
+        finally:
+            if not arming.done():
+                await undisturbed(_ended(arming))
+        refused = arming.exception()
+        if refused is not None and answer.applied and answer.stored is not None:
+            self._held[change.uuid] = Holding(answer.stored, guest)
+            await self._put_back(change.uuid, until=until)
+        if refused is not None:
+            raise refused
+        return answer
 
     def _out_of_step(self, session: Session, obstacles: Obstacles) -> bool:
         """Whether it was our own session that did not compare; then it is tried again under what there is now."""
@@ -154,10 +176,15 @@ class Ledger:
         now = self._context.clock.now()
         if holding.stored.record.owner == session.ref and session.may_answer_yes(now, self._context.timing):
             return holding.stored
-        holding.guest.kill()
-        await holding.guest.gone()
-        await self._release(uuid, until=until)
+        await self._put_back(uuid, until=until)
         raise SessionLost(f"session {session.ref} could not be proven any more when the lock came; it was given back")
+
+    async def _put_back(self, uuid: UUID, /, *, until: float) -> None:
+        """The guest must not run: end it, then give back what was taken for it."""
+        guest = self._held[uuid].guest
+        guest.kill()
+        await guest.gone()
+        await self._release(uuid, until=until)
 
     # --- carrying over ---------------------------------------------------------------------------------------------
 
@@ -286,6 +313,11 @@ class Ledger:
                 raise Unreachable(f"domain {uuid}: not given back yet")
         self._courier.forget(sent)
         note("settled", domain=uuid)
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    """Wait for it, whatever comes of it."""
+    await asyncio.wait((task,))
 
 
 def is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:
