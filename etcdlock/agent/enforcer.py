@@ -15,7 +15,7 @@ from typing import NoReturn
 from etcdlock.errors import SessionLost
 from etcdlock.escalation import Deadline, Step, step
 from etcdlock.journal import note
-from etcdlock.ports import Clock, Guard, Guest
+from etcdlock.ports import Clock, ExitStatus, Guard, Guest
 from etcdlock.timing import Timing
 
 STRIKE_EVERY_SECONDS = 0.1
@@ -25,8 +25,17 @@ STRIKE_EVERY_SECONDS = 0.1
 class _Armed:
     guest: Guest
     session: str
-    stopped: bool = False
+    ending: asyncio.Future[ExitStatus] | None = None
+    """Since it was first struck: done once it is gone."""
     stuck: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        return self.ending is not None
+
+    @property
+    def gone(self) -> bool:
+        return self.ending is not None and self.ending.done()
 
 
 class Enforcer(Guard):
@@ -63,12 +72,16 @@ class Enforcer(Guard):
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Move the deadline of everything under the session."""
+        needed = {session, *(armed.session for armed in self._armed.values())}
+        self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
         self._changed.set()
 
     async def disarm(self, guest: Guest, /) -> None:
-        """Forget a guest that is gone."""
-        self._armed.pop(_name(guest), None)
+        """Forget a guest that is gone, or that rests."""
+        armed = self._armed.pop(_name(guest), None)
+        if armed is not None and armed.ending is not None:
+            armed.ending.cancel()
         self._changed.set()
 
     async def close(self) -> None:
@@ -90,12 +103,12 @@ class Enforcer(Guard):
         )
 
     def _act(self, armed: _Armed) -> None:
-        rung = step(self._clock.now(), deadline=self._deadline(armed.session), alive=True)
-        if rung is Step.NONE and not armed.stopped:
+        rung = step(self._clock.now(), deadline=self._deadline(armed.session), alive=not armed.gone)
+        if armed.gone or (rung is Step.NONE and not armed.stopped):
             return
         armed.guest.kill()      # before anything is logged: that may have to wait
         if not armed.stopped:
-            armed.stopped = True
+            armed.ending = asyncio.ensure_future(armed.guest.gone())
             note("guest_stopped", level=logging.ERROR, pid=armed.guest.pid, session=armed.session)
         if rung is Step.REPORT_STUCK and not armed.stuck:
             armed.stuck = True
@@ -107,6 +120,7 @@ class Enforcer(Guard):
         due = (
             STRIKE_EVERY_SECONDS if armed.stopped else max(self._deadline(armed.session).stop_at_seconds - now, 0.0)
             for armed in self._armed.values()
+            if not armed.gone
         )
         sleeping = asyncio.ensure_future(self._clock.sleep(min(due, default=3600.0)))
         changed = asyncio.ensure_future(self._changed.wait())

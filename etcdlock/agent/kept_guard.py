@@ -53,6 +53,8 @@ class KeptGuard(Guard):
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Remember the proof, then pass it on."""
+        needed = {session, *(armed_under for _, armed_under in self._armed.values())}
+        self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
         await self._do(lambda guard: guard.prove(session, at=at))
 

@@ -243,8 +243,9 @@ class Member:
         try:
             result = await context.store.txn(heartbeat(context.keys, session))
         except EtcdlockError as error:
+            level = logging.INFO if self.last_failure else logging.WARNING  # once an outage, not once a try
+            note("heartbeat_failed", level=level, session=session.ref, error=error)
             self.last_failure = str(error)
-            note("heartbeat_failed", level=logging.WARNING, session=session.ref, error=error)
             return False
         if not result.succeeded:
             self.found_missing(session.ref)
@@ -252,6 +253,8 @@ class Member:
         if self.session.ref == session.ref:
             self._session = self.session.proven(sent_at)
             await self._guard.prove(session.ref.session, at=self.session.proven_at)
+        if self.last_failure:
+            note("heartbeat_back", level=logging.WARNING, session=session.ref)
         self.last_failure = ""
         return True
 
@@ -266,8 +269,9 @@ class Member:
         try:
             await self.join(until=self._context.clock.now())
         except EtcdlockError as error:
+            level = logging.INFO if self.last_failure else logging.WARNING
             self.last_failure = str(error)
-            note("join_failed", level=logging.WARNING, host=self._context.host, error=error)
+            note("join_failed", level=level, host=self._context.host, error=error)
             return False
         return True
 

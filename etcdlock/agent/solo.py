@@ -126,7 +126,8 @@ class Solo:
         """End the work if it has not ended, then the session, and only then what protects it."""
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-        await self._give_back()
+        if self._context.clock.now() < self._until():
+            await self._give_back()
         await _cancelled(keepers[:1])  # who keeps the session would join anew what we leave
         await self._leave()
         await _cancelled(keepers[1:])

@@ -125,6 +125,19 @@ def test_a_guest_that_will_not_die_is_struck_on_and_reported_once(caplog: pytest
     assert [record.getMessage() for record in caplog.records] == ["guest_stopped", "guest_stuck"]
 
 
+def test_a_guest_that_is_gone_is_not_called_stuck_though_its_locks_cannot_be_given_back_yet(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def program(enforcer: Enforcer, clock: FakeClock) -> None:
+        guest = await armed(enforcer, Struck())
+        await clock.sleep(TIMING.budget_seconds + 60)
+        assert len(guest.strikes) == 1
+        assert enforcer.stopped(guest)
+
+    scenario(program)
+    assert [record.getMessage() for record in caplog.records] == ["guest_stopped"]
+
+
 def test_a_log_that_blocks_comes_after_the_strike() -> None:
     class Blocked(logging.Handler):
         def emit(self, _: logging.LogRecord) -> None:
