@@ -1,7 +1,7 @@
 """Who speaks on a connection, and what that one may ask; pure.
 
-As virtlockd has it: nothing on a restricted connection; a lock only for an owner that has been registered; the folders of
-lockspaces by anybody, since libvirtd makes them before there is a guest to speak for.
+As virtlockd has it: nothing on a restricted connection; locks only for an owner that has been registered; the folders
+of lockspaces by anybody, since libvirtd makes them before there is a guest to speak for.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class Caller:
 
     @property
     def guest(self) -> Owner | None:
-        """The guest whose own connection this is: made by its process, and handed on to QEMU, which keeps it open."""
-        own = self.restricted and self.owner is not None and self.owner.pid == self.pid
+        """The guest whose own connection this is: made by its process, and handed on to QEMU, which keeps it open.
+
+        A peer that the kernel shows as nobody runs in a pid namespace that we cannot see into: it is no guest of ours.
+        """
+        own = self.restricted and self.owner is not None and self.owner.pid == self.pid != NOBODY
         return self.owner if own else None
 
     def registered(self, request: Register, /) -> Caller:

@@ -1,7 +1,7 @@
 """Why a lock was not taken or given up, as libvirt is told; pure.
 
-Guaranteed: one line of bounded length, since virsh prints it behind `error:` and libvirtd into its log. What to do next is
-never cut off.
+Guaranteed: one line of bounded length, since virsh prints it behind `error:` and libvirtd into its log. What to do
+next is kept where the rest is too long.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sockets that libvirt connects to: from systemd if it gave them to us, else made here; and room for many connections.
 
-Guaranteed: a socket file of ours has the mode 0600 from its first instant, whatever the umask. One that a dead server has
-left is replaced, one that a living server listens on never is, however many servers start at the same time: they
+Guaranteed: a socket file of ours has the mode 0600 from its first instant, whatever the umask. One that a dead server
+has left is replaced, one that a living server listens on never is, however many servers start at the same time: they
 take turns under a lock on the folder. What is no socket is left alone.
 """
 
