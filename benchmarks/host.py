@@ -69,7 +69,7 @@ async def host_on(endpoint: str, /) -> AsyncIterator[Host]:
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.AGENT)
         guests = LocalGuests()
-        kept_guard = await start_guard(context.timing, guests)
+        kept_guard = await start_guard(context.timing, started=guests.spare)
         enforcer = Enforcer(context.clock, timing=context.timing)
         guard = Together(enforcer, kept_guard)
         member = Member(context, guard=guard)

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
     takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="what proves a host's end")
     answer_seconds: float = Field(default=10.0, gt=0, description="how long a command waits for an etcd that is away")
+    lock_socket: str = Field(default="/run/libvirt/virtlockd-sock", description="where the agent listens for libvirt")
+    acquire_seconds: float = Field(default=10.0, gt=0, description="how long the agent lets libvirt wait for a lock")
+    run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
 

@@ -17,6 +17,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── SocketInUse         another program listens on the socket that was to be ours
     │   ├── ContractMismatch    this host's settings differ from the cluster's
     │   ├── DuplicateHost       the host id is in use by another machine
+    │   ├── AgentRuns           this host has an agent already
     │   ├── SessionAlive        break was asked for a session that still lives
     │   ├── AccessDenied        etcd knows us and says no, or does not know us
     │   ├── UnsteadyClock       this host's clocks differ in rate by more than the contract allows
@@ -117,6 +118,10 @@ class ContractMismatch(Refused):
 
 class DuplicateHost(Refused):
     """Another machine lives in the cluster under this host id."""
+
+
+class AgentRuns(Refused):
+    """Another agent of this host runs."""
 
 
 class SessionAlive(Refused):

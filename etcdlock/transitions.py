@@ -74,12 +74,14 @@ class Wanted:
 class Transition:
     """A transaction on one domain, and the record it leaves: None if the domain's lock is gone after it.
 
-    The failure branch always reads the session's key first and the domain's second.
+    The failure branch always reads the session's key first and the domain's second. A claim keeps, as `source`, the
+    parked record that it takes the place of: until its guest may run, the domain can be handed back.
     """
 
     txn: Txn
     uuid: UUID
     after: DomainRecord | None
+    source: StoredDomain | None = None
 
     def was_applied(self, found: StoredDomain | None, /) -> bool:
         """Whether this is what a lost transaction did, going by the domain as a barrier found it."""
@@ -281,7 +283,23 @@ def claim(keys: Keyspace, session: Session, stored: StoredDomain, wanted: Wanted
     """
     if stored.record.state is not LockState.PARKED:
         raise ValueError(f"domain {stored.record.domain} is not parked")
-    return _rewrite(keys, session, stored, replace(wanted.record(session), resources=stored.record.resources))
+    after = replace(wanted.record(session), resources=stored.record.resources)
+    return replace(_rewrite(keys, session, stored, after), source=stored)
+
+
+def hand_back(
+    keys: Keyspace, session: Session, stored: StoredDomain, /, *, source: StoredDomain, request: str
+) -> Transition:
+    """Undo a claim: the domain is its source's again, parked, with the token it had there. What was added is given up.
+
+    Only for a claim whose guest was never let run: then the source's memory is still the latest.
+    """
+    before, uuid = source.record, stored.record.domain.uuid
+    kept = tuple(resource for resource in before.resources if resource in stored.record.resources)
+    added = (resource for resource in stored.record.resources if resource not in kept)
+    after = replace(before, resources=kept, request=request, token=source.token)
+    deletes = (Delete(KeyRange(keys.resource(resource, uuid=uuid))) for resource in added)
+    return replace(_rewrite(keys, session, stored, after, *deletes), source=source)
 
 
 def rejoin(keys: Keyspace, session: Session, stored: StoredDomain, /, *, request: str) -> Transition:

@@ -97,5 +97,12 @@ async def undisturbed(part: Coroutine[Any, Any, T], /) -> T:
     return task.result()
 
 
+def first_cause(error: BaseException | None, /) -> BaseException:
+    """What made one of a program's own parts end; a task group wraps it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error or RuntimeError("a part that must never end has ended")
+
+
 def _when_past(clock: Clock, until: float) -> Callable[[RetryCallState], bool]:
     return lambda _state: clock.now() >= until

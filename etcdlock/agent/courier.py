@@ -21,8 +21,14 @@ from etcdlock.records import decode_domain, decode_first
 from etcdlock.session import Session
 from etcdlock.transitions import Transition, barrier
 
-Sent = tuple[Session, UUID]
-"""What may still be under way: the session in whose epoch a transition was sent, and the domain."""
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What may still be under way: in which session's epoch, on which domain, and what a claim was made on."""
+
+    session: Session
+    uuid: UUID
+    source: StoredDomain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,14 @@ class Courier:
     @property
     def sessions(self) -> frozenset[SessionRef]:
         """The sessions that may come to own something by it."""
-        return frozenset(session.ref for session, _ in self._unsettled)
+        return frozenset(sent.session.ref for sent in self._unsettled)
 
     async def send(self, change: Transition, /, *, session: Session, until: float) -> Answer:
         """Send once. A lost answer is settled, so that what comes back is what was done.
 
         Raises `OutcomeUnknown` if that cannot be found out until then, and whatever says that nothing was done.
         """
-        sent = (session, change.uuid)
+        sent = Sent(session, change.uuid, change.source)
         self._unsettled.append(sent)
         try:
             result = await self._context.store.txn(change.txn)
@@ -104,10 +110,10 @@ class Courier:
         try:
             async for attempt in self._context.patiently(until=until):
                 with attempt:
-                    found = await self.ask(*sent)
+                    found = await self.ask(sent.session, sent.uuid)
         except (Unreachable, OutcomeUnknown) as error:
             raise OutcomeUnknown(
-                f"domain {sent[1]}: etcd did not say whether it was done, and cannot be asked: {error}",
+                f"domain {sent.uuid}: etcd did not say whether it was done, and cannot be asked: {error}",
                 hint="it is settled when etcd answers again; until then nothing runs on it",
             ) from error
         self.forget(sent)

@@ -15,217 +15,332 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Any
-from uuid import UUID
+from typing import Any, NoReturn
 
-from etcdlock.agent.context import Context
-from etcdlock.agent.enforcer import Enforcer
-from etcdlock.agent.host_ledger import HostLedger
+from etcdlock.agent.context import Context, first_cause
+from etcdlock.agent.enforcer import Enforcer, Together
+from etcdlock.agent.host_ledger import HostLedger, named, same
 from etcdlock.agent.member import Member
 from etcdlock.agent.observer import Observer
+from etcdlock.agent.residents import Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
-from etcdlock.errors import EtcdlockError, NoSuchGuest, NotLocked, NotTheOwner, Refused, Superseded
+from etcdlock.errors import (
+    EtcdlockError,
+    HeldElsewhere,
+    NoSuchGuest,
+    NotLocked,
+    NotTheOwner,
+    OutcomeUnknown,
+    Refused,
+    Superseded,
+)
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
-from etcdlock.ports import Guest, Processes
+from etcdlock.ports import Guard, Processes
 from etcdlock.transitions import Wanted
 
 AGAIN_SECONDS = 1.0
-
-
-@dataclass(slots=True)
-class Resident:
-    """A guest of this host. `turn` orders what is done for it; `rests` says what its doors last said of its vCPUs."""
-
-    owner: Owner
-    guest: Guest
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    rests: bool = False
+PAUSE_SECONDS = 0.05
 
 
 class HostAgent:
-    """Holds the locks of a host's guests. `run` must go on for as long as anything is held."""
+    """Holds the locks of a host's guests. `run` must go on for as long as anything is held.
+
+    `acquire_seconds` bounds what a door waits for; the door itself must wait a little longer, so that a yes which it
+    passes on is one that was given. A `guard` beside our own goes on while no agent runs.
+    """
 
     def __init__(
-        self, context: Context, /, *, processes: Processes, acquire_seconds: float, join_seconds: float
+        self,
+        context: Context,
+        /,
+        *,
+        processes: Processes,
+        acquire_seconds: float,
+        join_seconds: float,
+        guard: Guard | None = None,
     ) -> None:
         self._context = context
         self._processes = processes
         self._acquire_seconds = acquire_seconds
         self._join_seconds = join_seconds
-        self._guard = Enforcer(context.clock, timing=context.timing)
-        self.member = Member(context, guard=self._guard)
-        self.ledger = HostLedger(context, member=self.member, guard=self._guard)
+        self._enforcer = Enforcer(context.clock, timing=context.timing)
+        both = Together(self._enforcer, guard) if guard else self._enforcer
+        self.member = Member(context, guard=both)
+        self.ledger = HostLedger(context, member=self.member, guard=both)
         self._observer = Observer(context)
-        self._residents: dict[UUID, Resident] = {}
+        self._residents = Residents(processes)
         self._parts: asyncio.TaskGroup | None = None
+        self._following: set[asyncio.Task[None]] = set()
+        self._taking = 0
+        self._is_complete = False
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
         self.ready = asyncio.Event()
 
     @property
     def residents(self) -> tuple[Resident, ...]:
         """The guests of this host, as far as anybody has told."""
-        return tuple(self._residents.values())
+        return tuple(self._residents)
+
+    # --- beginning and ending --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Join or resume the earlier agent's session, then keep it, for ever. Raises what joining raises."""
-        clock = self._context.clock
-        await self.member.resume_or_join(until=clock.now() + self._join_seconds)
-        async with asyncio.TaskGroup() as parts:
-            self._parts = parts
-            parts.create_task(self.member.keep(self.ledger))
-            parts.create_task(self._guard.keep())
-            parts.create_task(self._observer.keep())
-            await self._adopt_all()
-            self.ready.set()
+        """Join or resume the earlier agent's session, then keep it until told to stop. Raises what joining raises."""
+        self._ended.clear()
+        try:
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(self._until_stopped())
+                await self._begin_anew(parts)
+        except BaseExceptionGroup as ended:
+            cause = first_cause(ended)
+            if not isinstance(cause, _Stopped):
+                raise cause from ended
+            await self._leave_if_idle()
+        finally:
+            self.ready.clear()
+            self._parts = None
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End `run` in order. Guests keep their locks, for the next agent of this boot to go on with."""
+        self._stop.set()
+        await self._ended.wait()
+
+    async def _begin_anew(self, parts: asyncio.TaskGroup, /) -> None:
+        await self.member.resume_or_join(until=self._until(self._join_seconds))
+        self._parts = parts
+        parts.create_task(self.member.keep(self.ledger))
+        parts.create_task(self._enforcer.keep())
+        parts.create_task(self._observer.keep())
+        for stored in await held_earlier(self._context, until=self._until(self._join_seconds)):
+            self._inherit(stored)
+        self._is_complete = True
+        self.ready.set()
+
+    async def _until_stopped(self) -> NoReturn:
+        """Wait for that; then until what was begun has been answered, and what was answered has been told etcd."""
+        await self._stop.wait()
+        self.ready.clear()
+        until = self._until(self._acquire_seconds)
+        while (self._taking or self._following) and self._context.clock.now() < until:
+            await self._context.clock.sleep(PAUSE_SECONDS)
+        raise _Stopped
+
+    async def _leave_if_idle(self) -> None:
+        """With nothing held the session ends; else it stands, for as long as its lease does, for the next agent."""
+        if self._is_complete and not self._taking and self.ledger.holds_nothing:
+            await self.member.leave(unreleased=frozenset(), until=self._until(self._acquire_seconds))
+        else:
+            note("session_left_standing", guests=len(self.residents))
+
+    def _until(self, seconds: float, /) -> float:
+        return self._context.clock.now() + seconds
+
+    def _check_ready(self) -> None:
+        if not self.ready.is_set():
+            raise Refused("this host's agent is starting or stopping", hint="try again")
 
     # --- what the doors say ----------------------------------------------------------------------------------------
 
     def present(self, owner: Owner, /) -> None:
         """A guest's process has started. Raises `NoSuchGuest`, or `Refused` if the domain has another process here."""
-        self._resident(owner)
+        self._check_ready()
+        if not self._residents.is_ending(owner):  # else it moves in with its first lock
+            self._resident(owner)
 
     async def take(self, owner: Owner, resource: Resource, /) -> None:
         """The guest is about to run, or to open the resource; what it holds already is a success.
 
         Raises `HeldElsewhere`, `Superseded` where another host has claimed it, and whatever else says why not.
         """
-        resident, until = self._resident(owner), self._context.clock.now() + self._acquire_seconds
-        async with resident.turn:
-            uuid = owner.domain.uuid
-            stored = await self._held(resident, resource, until=until)
-            if resource in stored.record.resources:
-                await self.ledger.unpark(uuid, until=until)
-                resident.rests = False
-            else:  # a disk that comes to a guest; if its vCPUs are stopped, they stay so
-                await self.ledger.add(uuid, resource, until=until)
+        until = self._until(self._acquire_seconds)
+        self._taking += 1
+        try:
+            resident = await self._alone(owner, until=until)
+            async with resident.turn:
+                await self._take_or_say_no(resident, resource, until=until)
+        finally:
+            self._taking -= 1
+
+    async def _take_or_say_no(self, resident: Resident, resource: Resource, /, *, until: float) -> None:
+        """In the guest's turn."""
+        self._check_ready()
+        if resident.gone:
+            raise NoSuchGuest(f"{resident.owner} is gone")
+        try:
+            await self._take(resident, resource, until=until)
+        except EtcdlockError as error:
+            await self._say_no(resident, error)
+            raise
+
+    async def _take(self, resident: Resident, resource: Resource, /, *, until: float) -> None:
+        uuid = resident.uuid
+        stored = await self._held(resident, resource, until=until)
+        held = same(resource, among=stored.record.resources)
+        runs = held is not None and held not in resident.closed
+        if runs:
+            await self.ledger.unpark(uuid, until=until)
+        else:  # a disk that comes to a guest; if its vCPUs are stopped, they stay so
+            await self.ledger.add(uuid, resource, until=until)
+        if self._context.clock.now() >= until:
+            raise OutcomeUnknown(f"{resource}: taken too late for whoever has asked", hint="try again")
+        self.ledger.told(uuid)
+        resident.closed.discard(held)
+        resident.rests = resident.rests and not runs
 
     async def _held(self, resident: Resident, resource: Resource, /, *, until: float) -> StoredDomain:
         """The domain's lock, taken with this resource if it is not held yet."""
-        owner, guest = resident.owner, resident.guest
-        holding = self.ledger.holding(owner.domain.uuid)
+        guest, context = resident.guest, self._context
+        holding = self.ledger.holding(resident.uuid)
         if holding is not None:
             return holding.stored
-        context = self._context
         wanted = Wanted(
-            owner.domain, (resource,), context.fresh_id(), context.since(), pid=guest.pid, pid_start=guest.pid_start
+            resident.owner.domain,
+            (resource,),
+            context.fresh_id(),
+            context.since(),
+            pid=guest.pid,
+            pid_start=guest.pid_start,
         )
-        take = self.ledger.claim if self._processes.awaits_migration(guest) else self.ledger.acquire
-        return await take(wanted, guest, until=until)
+        migrates = self._processes.awaits_migration(guest)
+        return await self.ledger.enter(wanted, guest, migrates=migrates, until=until)
+
+    async def _say_no(self, resident: Resident, error: EtcdlockError, /) -> None:
+        """What rested rests on, also in etcd; what was claimed goes back; who is silent is watched from now on."""
+        await self.ledger.hand_back(resident.uuid)
+        if resident.rests:
+            self._begin(self._until_parked(resident))
+        if isinstance(error, HeldElsewhere):
+            silent = (blocker.owner for blocker in error.blockers if not blocker.alive)
+            self._observer.follow_too(frozenset(owner for owner in silent if owner is not None))
 
     def give_up(self, owner: Owner, resource: Resource, /) -> None:
-        """The guest's vCPUs have stopped, or if it has closed the resource, that is gone from it.
+        """The guest's vCPUs have stopped, or if it has closed the resource, that is gone from it. In whatever mode.
 
         Raises `NotLocked` and `NotTheOwner`.
         """
-        uuid = owner.domain.uuid
-        resident, holding = self._residents.get(uuid), self.ledger.holding(uuid)
-        if resident is None or holding is None or resource not in holding.stored.record.resources:
+        self._check_ready()
+        resident, holding = self._residents.find(owner.domain.uuid), self.ledger.holding(owner.domain.uuid)
+        locked = named(resource, among=holding.stored.record.resources) if holding is not None else []
+        if resident is None or not locked:
             raise NotLocked(f"{resource} is not locked for domain {owner.domain}")
         if resident.owner.pid != owner.pid:
             raise NotTheOwner(f"{resource} is locked for {resident.owner}, not for process {owner.pid}")
         if not self._processes.has_open(resident.guest, resource):
-            self._begin(self._until_removed(resident, resource))
+            resident.closed.update(locked)
+            self._begin(self._until_removed(resident))
         elif not resident.rests:
             resident.rests = True
             self._begin(self._until_parked(resident))
 
     def departed(self, owner: Owner, /) -> None:
         """The guest's own connection has ended. Whether it is gone, only its process tells, and that is watched."""
-        resident = self._residents.get(owner.domain.uuid)
-        note("connection_ended", domain=owner.domain, pid=owner.pid, known=resident is not None)
+        known = self._residents.find(owner.domain.uuid) is not None
+        note("connection_ended", domain=owner.domain, pid=owner.pid, known=known)
 
     # --- what follows, in its own time -----------------------------------------------------------------------------
 
+    def _begin(self, part: Coroutine[Any, Any, None], /) -> None:
+        if self._parts is None:
+            part.close()
+            return  # the next agent goes on
+        task = self._parts.create_task(part)
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
     async def _until_parked(self, resident: Resident, /) -> None:
-        uuid = resident.owner.domain.uuid
-        while resident.rests and self._residents.get(uuid) is resident:
+        """Unless the guest is let run again before that."""
+        while not resident.gone:
             async with resident.turn:
-                if not resident.rests or self.ledger.holding(uuid) is None:
+                if not resident.rests or self.ledger.holding(resident.uuid) is None:
                     return
-                await self.ledger.rest(uuid)
-                if await self._done(self.ledger.park(uuid, until=self._context.clock.now()), uuid):
+                await self.ledger.rest(resident.uuid)
+                if await self._done(self.ledger.park(resident.uuid, until=self._until(0.0)), resident):
                     return
             await self._context.clock.sleep(AGAIN_SECONDS)
 
-    async def _until_removed(self, resident: Resident, resource: Resource, /) -> None:
-        uuid = resident.owner.domain.uuid
-        while self._residents.get(uuid) is resident:
+    async def _until_removed(self, resident: Resident, /) -> None:
+        """Whatever the guest has closed, unless it is taken anew before that."""
+        while not resident.gone:
             async with resident.turn:
-                if self.ledger.holding(uuid) is None:
-                    return
-                if await self._done(self.ledger.remove(uuid, resource, until=self._context.clock.now()), uuid):
+                for resource in sorted(resident.closed):
+                    if await self._done(
+                        self.ledger.remove(resident.uuid, resource, until=self._until(0.0)), resident
+                    ):
+                        resident.closed.discard(resource)
+                if not resident.closed:
                     return
             await self._context.clock.sleep(AGAIN_SECONDS)
 
     async def _until_released(self, resident: Resident, /) -> None:
         """Wait for the guest's end, then give back what it held."""
-        uuid = resident.owner.domain.uuid
         await resident.guest.gone()
+        resident.gone = True
         note("guest_gone", domain=resident.owner.domain, pid=resident.guest.pid)
         async with resident.turn:
             while not await self._done(
-                self.ledger.bury(uuid, resident.guest, until=self._context.clock.now()), uuid
+                self.ledger.bury(resident.uuid, resident.guest, until=self._until(0.0)), resident
             ):
                 await self._context.clock.sleep(AGAIN_SECONDS)
-        if self._residents.get(uuid) is resident:
-            del self._residents[uuid]
+            self._residents.remove(resident)
 
-    async def _done(self, change: Coroutine[Any, Any, object], uuid: UUID, /) -> bool:
+    async def _done(self, change: Coroutine[Any, Any, object], resident: Resident, /) -> bool:
         """Whether there is nothing left to do; what another host has now is none of our business any more."""
         try:
             await change
         except Superseded:
             return True
         except EtcdlockError as error:
-            note("tried_again", level=logging.WARNING, domain=uuid, error=error)
+            note("tried_again", level=logging.WARNING, domain=resident.owner.domain, error=error)
             return False
         return True
 
     # --- guests ----------------------------------------------------------------------------------------------------
 
+    async def _alone(self, owner: Owner, /, *, until: float) -> Resident:
+        """The guest, once what an earlier process of its domain held has been given back."""
+        while self._residents.is_ending(owner) and self._context.clock.now() < until:
+            self._check_ready()
+            await self._context.clock.sleep(PAUSE_SECONDS)
+        return self._resident(owner)
+
     def _resident(self, owner: Owner, /) -> Resident:
-        known = self._residents.get(owner.domain.uuid)
-        if known is not None and known.owner.pid == owner.pid:
-            return known
-        guest = self._processes.attach(owner.pid)
-        if known is not None:
-            raise Refused(
-                f"domain {owner.domain} runs here already, as process {known.owner.pid}",
-                hint="a domain has one process; wait until that one is gone",
-            )
-        return self._settle_in(Resident(owner, guest))
+        self._check_ready()
+        known = self._residents.of(owner)
+        return known if known is not None else self._settle_in(Resident(owner, self._processes.attach(owner.pid)))
 
     def _settle_in(self, resident: Resident, /) -> Resident:
-        self._residents[resident.owner.domain.uuid] = resident
-        self._begin(self._until_released(resident))
+        self._residents.add(resident)
+        if self._parts is not None:
+            self._parts.create_task(self._until_released(resident))
         return resident
 
-    def _begin(self, part: Coroutine[Any, Any, None], /) -> None:
-        if self._parts is None:
-            part.close()
-            raise Refused("this host's agent is not ready yet", hint="try again")
-        self._parts.create_task(part)
-
-    async def _adopt_all(self) -> None:
-        """Go on with the guests of an earlier agent of this boot; what has ended meanwhile is given back."""
-        for stored in await held_earlier(self._context, until=self._context.clock.now() + self._join_seconds):
-            record = stored.record
-            try:
-                guest = self._processes.attach(record.pid)
-            except NoSuchGuest:
-                guest = None
-            if guest is None or guest.pid_start != record.pid_start:
-                guest = Departed(record.pid, record.pid_start)
-            resident = Resident(Owner(record.domain, record.pid), guest, rests=record.state is LockState.PARKED)
-            await self._adopt(resident, stored)
-
-    async def _adopt(self, resident: Resident, stored: StoredDomain, /) -> None:
-        until = self._context.clock.now() + self._context.timing.stop_after_seconds
-        try:
-            await self.ledger.adopt(stored, resident.guest, until=until)
-        except EtcdlockError as error:
-            note("not_adopted", level=logging.ERROR, domain=stored.record.domain, error=error)
-            if not resident.rests:
-                resident.guest.kill()
+    def _inherit(self, stored: StoredDomain, /) -> None:
+        """Go on with a guest of an earlier agent of this boot; if it has ended meanwhile, its locks are given back."""
+        record = stored.record
+        guest = self._residents.attach(record.pid, record.pid_start)
+        resident = Resident(
+            Owner(record.domain, record.pid),
+            guest or Departed(record.pid, record.pid_start),
+            rests=record.state is LockState.PARKED,
+        )
+        self.ledger.inherit(stored, resident.guest)
+        if guest is not None:
+            self._begin(self._carry_on(resident))  # its turn is the first
         self._settle_in(resident)
+
+    async def _carry_on(self, resident: Resident, /) -> None:
+        until = self.member.session.stop_at(self._context.timing)
+        async with resident.turn:
+            try:
+                await self.ledger.adopt(resident.uuid, until=until)
+            except EtcdlockError as error:
+                note("not_adopted", level=logging.ERROR, domain=resident.owner.domain, error=error)
+                if not resident.rests:
+                    resident.guest.kill()
+
+
+class _Stopped(Exception):
+    """Ends the task group."""

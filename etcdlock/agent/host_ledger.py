@@ -1,27 +1,32 @@
 """The locks of a host's guests: beyond taking and giving back, they grow, shrink, stop, go on, and change hosts.
 
 Guaranteed, besides what `Ledger` guarantees: a change is sent only for a domain that names the session it is sent
-under, so nothing is answered with yes while the record still names a session whose end might have been proven. A
-guest whose vCPUs are stopped (`rest`) is not armed; it is armed again before the transaction that lets it run is sent.
+under, and only when every earlier outcome of that domain is known; so nothing is answered with yes while the record may
+name a session whose end might have been proven, or may yet be parked. A guest whose vCPUs are stopped (`rest`) is not
+armed; it is armed again before anybody is told that it may run.
 
-A guest that runs and is found to have been superseded is killed. One that rests is not: it cannot run without a yes.
+A guest that runs and is found to have been superseded is killed. One that rests is not: it cannot run without a yes,
+and never gets one, unless whoever claimed its domain hands it back without having run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from uuid import UUID
 
-from etcdlock.agent.context import undisturbed
+from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer
-from etcdlock.agent.ledger import MOST_ATTEMPTS, Holding, Ledger, is_ours
+from etcdlock.agent.ledger import MOST_ATTEMPTS, Holding, Ledger
+from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
 from etcdlock.agent.waiting import until_changed
-from etcdlock.errors import HeldElsewhere, Refused, SessionLost, Superseded, Unreachable
+from etcdlock.errors import EtcdlockError, HeldElsewhere, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
-from etcdlock.model import LockState, Resource, SessionRef, StoredDomain
-from etcdlock.ports import Get, Guest, KeyRange, Txn, TxnResult
+from etcdlock.model import LockState, Mode, Resource, StoredDomain
+from etcdlock.ports import Get, Guard, Guest, KeyRange, Txn, TxnResult
 from etcdlock.records import decode_domain, decode_first, decode_resource
 from etcdlock.session import Session
 from etcdlock.takeover import Obstacles, blockers, extend
@@ -32,6 +37,15 @@ Build = Callable[[Session, StoredDomain], Transition]
 
 class HostLedger(Ledger):
     """All locks under the sessions of a host's agent."""
+
+    def __init__(self, context: Context, /, *, member: Member, guard: Guard) -> None:
+        super().__init__(context, member=member, guard=guard)
+        self._gone_to_others: dict[UUID, Holding] = {}
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether nothing of this program is in etcd, or may yet come to be there, but its session."""
+        return not self._held and not self.unsettled
 
     # --- guests that rest ------------------------------------------------------------------------------------------
 
@@ -44,7 +58,7 @@ class HostLedger(Ledger):
 
     async def park(self, uuid: UUID, /, *, until: float) -> StoredDomain:
         """Say so in etcd, so that the destination of a migration may claim the domain. Raises `Superseded`."""
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             stored = await self._current(uuid, until=until)
             if stored.record.state is LockState.PARKED or uuid not in self._resting:
                 return stored
@@ -54,16 +68,18 @@ class HostLedger(Ledger):
 
     async def unpark(self, uuid: UUID, /, *, until: float) -> StoredDomain:
         """The guest's vCPUs are about to run again. Raises `Superseded` if the domain has been claimed meanwhile."""
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             stored = await self._current(uuid, until=until)
-            guest = self._held[uuid].guest
-            await self._guard.arm(guest, session=self._member.acquiring().ref.session)
+            if uuid not in self._resting:
+                return self._in_time(uuid)
+            self._member.acquiring()
+            if stored.record.state is LockState.PARKED:
+                stored = await self._change(uuid, self._unpark, until=until)
             try:
-                if stored.record.state is LockState.PARKED:
-                    await self._change(uuid, self._unpark, until=until)
+                await self._guard.arm(self._held[uuid].guest, session=stored.record.owner.session)
                 stored = self._in_time(uuid)
             except BaseException:
-                await undisturbed(self._disarm(guest))  # it rests on
+                await undisturbed(self._disarm(self._held[uuid].guest))  # it rests on
                 raise
             self._resting.discard(uuid)
             return stored
@@ -75,10 +91,10 @@ class HostLedger(Ledger):
 
     async def add(self, uuid: UUID, resource: Resource, /, *, until: float) -> StoredDomain:
         """One more resource for a domain held; one that it has already is a success. Raises `HeldElsewhere`."""
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             for _ in range(MOST_ATTEMPTS):
                 stored = await self._current(uuid, until=until)
-                if resource in stored.record.resources:
+                if same(resource, among=stored.record.resources) is not None:
                     return self._in_time(uuid)
                 session = self._member.acquiring()
                 request = self._context.fresh_id()
@@ -113,7 +129,7 @@ class HostLedger(Ledger):
 
     async def remove(self, uuid: UUID, resource: Resource, /, *, until: float) -> StoredDomain:
         """One resource less; the guest must have closed it."""
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             stored = await self._current(uuid, until=until)
             if resource not in stored.record.resources:
                 return stored
@@ -127,22 +143,27 @@ class HostLedger(Ledger):
 
     # --- guests that move, and agents that come back ---------------------------------------------------------------
 
+    async def enter(self, wanted: Wanted, guest: Guest, /, *, migrates: bool, until: float) -> StoredDomain:
+        """The domain's lock, for a guest that has none here. Raises what `acquire` raises, and `Superseded`."""
+        if wanted.domain.uuid in self._gone_to_others:
+            return await self._regain(wanted.domain.uuid)
+        return await (self.claim if migrates else self.acquire)(wanted, guest, until=until)
+
     async def claim(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
         """For a guest that migrates in: take the domain that its other host has parked, or wait until it has.
 
         What nobody holds is acquired. Raises `HeldElsewhere` if it is not parked until then.
         """
         uuid = wanted.domain.uuid
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             await self._settle_first(uuid)
             while self._context.clock.now() < until:
                 session = self._member.acquiring()
-                looked = await self._context.look(Txn((), (Get(KeyRange(self._keys.domain(uuid))),)))
-                found = decode_first(looked.replies[0], decode_domain)
+                found, revision = await self._look(uuid)
                 if found is None:
                     break
                 if found.record.state is not LockState.PARKED:
-                    await until_changed(self._context, self._keys.domain(uuid), after=looked.revision, until=until)
+                    await until_changed(self._context, self._keys.domain(uuid), after=revision, until=until)
                 elif await self._claimed(wanted, guest, found, session, until=until):
                     return self._in_time(uuid)
         return await self.acquire(wanted, guest, until=until)
@@ -150,35 +171,74 @@ class HostLedger(Ledger):
     async def _claimed(
         self, wanted: Wanted, guest: Guest, found: StoredDomain, session: Session, /, *, until: float
     ) -> bool:
-        await self._guard.arm(guest, session=session.ref.session)
-        answer = await self._courier.send(claim(self._keys, session, found, wanted), session=session, until=until)
+        change = claim(self._keys, session, found, wanted)
+        answer = await self._arm_and_send(change, guest, session=session, until=until)
         if not answer.applied or answer.stored is None:
             self._courier.keep_in_step(session, answer)
             return False
-        self._held[wanted.domain.uuid] = Holding(answer.stored, guest)
+        self._held[change.uuid] = Holding(answer.stored, guest, source=found)
         note("claimed", domain=wanted.domain, source=found.record.owner, token=answer.stored.token)
         return True
 
-    async def adopt(self, stored: StoredDomain, guest: Guest, /, *, until: float) -> None:
-        """Go on with a domain that an earlier agent of this boot has held for a guest that still lives."""
-        uuid, before = stored.record.domain.uuid, stored.record.owner
-        async with self._turns[uuid]:
-            self._held[uuid] = Holding(stored, guest)
-            if stored.record.state is LockState.PARKED:
-                self._resting.add(uuid)
-            elif before == self._member.session.ref:
-                await self._guard.arm(guest, session=before.session)
-            await self._current(uuid, until=until)
-        note("adopted", domain=stored.record.domain, pid=guest.pid, before=before)
+    def told(self, uuid: UUID, /) -> None:
+        """A yes goes out: from now on the guest may run, and what was claimed for it cannot go back."""
+        self._held[uuid] = replace(self._held[uuid], source=None)
+
+    async def hand_back(self, uuid: UUID, /) -> None:
+        """A no goes out: what was claimed goes back to its source now, or if etcd is away with the guest's end."""
+        async with self._turn(uuid):
+            holding = self._held.get(uuid)
+            if holding is None or holding.source is None:
+                return
+            try:
+                await self._release(uuid, until=self._context.clock.now())
+            except EtcdlockError as error:
+                note("not_handed_back", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
+
+    async def _regain(self, uuid: UUID, /) -> StoredDomain:
+        """What has gone to another comes back only by being handed back: parked, and with the token it had here."""
+        async with self._turn(uuid):
+            lost, (found, _) = self._gone_to_others[uuid], await self._look(uuid)
+            if found is None or found.record.state is not LockState.PARKED or found.token != lost.stored.token:
+                raise _superseded(lost, found)
+            del self._gone_to_others[uuid]
+            self._held[uuid] = Holding(found, lost.guest)
+            self._resting.add(uuid)
+            note("regained", domain=found.record.domain, token=found.token)
+            return found
+
+    def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
+        super()._supersede(uuid, holding)
+        self._gone_to_others[uuid] = holding
+
+    def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
+        """Hold what an earlier agent of this boot has held."""
+        self._held[stored.record.domain.uuid] = Holding(stored, guest)
+        if stored.record.state is LockState.PARKED:
+            self._resting.add(stored.record.domain.uuid)
+
+    async def adopt(self, uuid: UUID, /, *, until: float) -> None:
+        """Go on with what was inherited, for a guest that still lives. Raises what `unpark` raises."""
+        async with self._turn(uuid):
+            holding, session = self._held.get(uuid), self._member.session.ref
+            if holding is not None and uuid not in self._resting and holding.stored.record.owner == session:
+                await self._guard.arm(holding.guest, session=session.session)
+            stored = await self._current(uuid, until=until)
+        note("adopted", domain=stored.record.domain, pid=stored.record.pid)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
     async def _current(self, uuid: UUID, /, *, until: float) -> StoredDomain:
-        """The domain as we hold it, carried over into the latest session first. Raises `Superseded`, `SessionLost`."""
+        """The domain as it is known to be held, carried over into the latest session first.
+
+        Raises `Superseded`, `SessionLost`, and what settling an unknown outcome raises.
+        """
+        await self._settle_first(uuid)
         await self._carry_one(uuid, until=until)
         holding = self._held.get(uuid)
         if holding is None:
-            raise Superseded(f"domain {uuid} is not held by this host any more")
+            lost = self._gone_to_others.get(uuid)
+            raise _superseded(lost, None) if lost else Superseded(f"domain {uuid} is not held by this host any more")
         if holding.stored.record.owner != self._member.session.ref:
             raise SessionLost(f"domain {uuid} could not be carried over into session {self._member.session.ref} yet")
         return holding.stored
@@ -196,10 +256,10 @@ class HostLedger(Ledger):
     def _took(self, uuid: UUID, session: Session, answer: Answer, /) -> bool:
         """Take in an answer; whether it was applied. Raises `Superseded` if another has the domain now."""
         holding, stored = self._held[uuid], answer.stored
-        if stored is None or not is_ours(stored, holding, session):
+        if stored is None or not self._is_ours(stored, holding):
             self._supersede(uuid, holding)
-            raise Superseded(f"domain {holding.stored.record.domain} has gone to another: {_who(stored)}")
-        self._held[uuid] = Holding(stored, holding.guest)
+            raise _superseded(holding, stored)
+        self._held[uuid] = replace(holding, stored=stored)
         if not answer.applied:
             self._courier.keep_in_step(session, answer)
         return answer.applied
@@ -212,12 +272,38 @@ class HostLedger(Ledger):
             return stored
         raise SessionLost(f"session {session.ref} could not be proven any more when the answer came")
 
+    async def _look(self, uuid: UUID, /) -> tuple[StoredDomain | None, int]:
+        looked = await self._context.look(Txn((), (Get(KeyRange(self._keys.domain(uuid))),)))
+        return decode_first(looked.replies[0], decode_domain), looked.revision
+
+    async def _put_back(self, uuid: UUID, /, *, until: float) -> None:
+        """Whoever has started the guest is told no, does not let it run, and decides what becomes of it."""
+        await self.rest(uuid)
+        await self._release(uuid, until=until)
+        self._resting.discard(uuid)
+
     async def bury(self, uuid: UUID, guest: Guest, /, *, until: float) -> None:
         """The guest is gone: give back whatever it held. As `release` otherwise."""
         await self.release(uuid, until=until)
         self._resting.discard(uuid)
+        self._gone_to_others.pop(uuid, None)
         await self._disarm(guest)
 
 
-def _who(stored: StoredDomain | None) -> SessionRef | str:
-    return "its lock is gone" if stored is None else stored.record.owner
+def same(resource: Resource, /, *, among: Iterable[Resource]) -> Resource | None:
+    """What is held of a resource already, if that is enough: an exclusive lock is a shared one too."""
+    enough = {resource.mode, Mode.EXCLUSIVE}
+    return next((held for held in named(resource, among=among) if held.mode in enough), None)
+
+
+def named(resource: Resource, /, *, among: Iterable[Resource]) -> list[Resource]:
+    """Those of the same name, in whatever mode and under whatever path."""
+    return [held for held in among if (held.lockspace, held.name) == (resource.lockspace, resource.name)]
+
+
+def _superseded(holding: Holding, found: StoredDomain | None) -> Superseded:
+    where = "is not locked by this guest any more" if found is None else f"has gone to host {found.record.owner.host}"
+    return Superseded(
+        f"domain {holding.stored.record.domain} {where}: what this guest has in memory is out of date",
+        hint="it cannot go on here; destroy it",
+    )

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer, Courier, Sent
@@ -36,7 +36,7 @@ from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
 from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over
-from etcdlock.transitions import Transition, Wanted, acquire, rejoin, release
+from etcdlock.transitions import Transition, Wanted, acquire, hand_back, rejoin, release
 
 MOST_ATTEMPTS = 16
 """How often an acquire is tried anew because something moved between look and transaction."""
@@ -46,10 +46,11 @@ PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A domain locked for a guest of ours."""
+    """A domain locked for a guest of ours. `source` is what it was claimed from, until the guest may run."""
 
     stored: StoredDomain
     guest: Guest
+    source: StoredDomain | None = None
 
 
 class Ledger:
@@ -63,7 +64,7 @@ class Ledger:
         self._courier = Courier(context, member=member)
         self._keys = context.keys
         self._resting: set[UUID] = set()
-        self._turns: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     def holding(self, uuid: UUID, /) -> Holding | None:
         """What is held of a domain, as far as this program knows."""
@@ -80,6 +81,13 @@ class Ledger:
         named = {holding.stored.record.owner for holding in self._held.values()}
         return frozenset(named | self._courier.sessions)
 
+    def _turn(self, uuid: UUID, /) -> asyncio.Lock:
+        """Orders the transitions of a domain; it lives for as long as anybody has it or waits for it."""
+        turn = self._turns.get(uuid)
+        if turn is None:
+            turn = self._turns[uuid] = asyncio.Lock()
+        return turn
+
     # --- taking ----------------------------------------------------------------------------------------------------
 
     async def acquire(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
@@ -88,7 +96,7 @@ class Ledger:
         Raises `HeldElsewhere` with everything that is in the way, `SessionLost` where no yes can be given in time,
         `OutcomeUnknown` if that is still so at `until`, `Unreachable`, or another `Refused`.
         """
-        async with self._turns[wanted.domain.uuid]:
+        async with self._turn(wanted.domain.uuid):
             await self._settle_first(wanted.domain.uuid)
             stored = await self._take(wanted, guest, until=until)
             self._held[wanted.domain.uuid] = Holding(stored, guest)
@@ -131,7 +139,7 @@ class Ledger:
                 await undisturbed(_ended(arming))
         refused = arming.exception()
         if refused is not None and answer.applied and answer.stored is not None:
-            self._held[change.uuid] = Holding(answer.stored, guest)
+            self._held[change.uuid] = Holding(answer.stored, guest, source=change.source)
             await self._put_back(change.uuid, until=until)
         if refused is not None:
             raise refused
@@ -196,7 +204,7 @@ class Ledger:
                 carrying.create_task(self._carry_in_turn(uuid, until=until))
 
     async def _carry_in_turn(self, uuid: UUID, /, *, until: float) -> None:
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             try:
                 await self._carry_one(uuid, until=until)
             except SessionLost as error:  # it is being stopped, or there is no guard for it
@@ -223,17 +231,27 @@ class Ledger:
     async def _carried(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> bool:
         """Take in the answer to a re-join; whether to look again."""
         stored = answer.stored
-        if stored is None or not is_ours(stored, holding, session):
+        if stored is None or not self._is_ours(stored, holding):
             self._supersede(uuid, holding)
             return False
-        self._held[uuid] = Holding(stored, holding.guest)
+        self._held[uuid] = replace(holding, stored=stored)
         if stored.record.owner != session.ref:
             self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
         if uuid not in self._resting:
             await self._guard.arm(holding.guest, session=session.ref.session)
+            if uuid in self._resting:  # its vCPUs have stopped meanwhile
+                await self._disarm(holding.guest)
         note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
         return True
+
+    def _is_ours(self, stored: StoredDomain, holding: Holding, /) -> bool:
+        """By session, not by host: another program of this host may have taken the domain over with a proof.
+
+        A re-join whose outcome is unknown counts, under whichever session it was sent.
+        """
+        mine = self._courier.sessions | {holding.stored.record.owner, self._member.session.ref}
+        return stored.record.owner in mine
 
     def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
         """Another has the domain: whatever still runs of ours must not."""
@@ -249,7 +267,7 @@ class Ledger:
 
         Raises `OutcomeUnknown` or `Unreachable` if etcd could not be asked until then: the locks may still stand.
         """
-        async with self._turns[uuid]:
+        async with self._turn(uuid):
             await self._release(uuid, until=until)
 
     async def _release(self, uuid: UUID, /, *, until: float) -> None:
@@ -258,18 +276,25 @@ class Ledger:
             with attempt:
                 while (holding := self._held.get(uuid)) is not None:
                     session = self._member.session
-                    change = release(context.keys, session, holding.stored)
+                    change = self._giving_up(session, holding.stored, source=holding.source)
                     answer = await self._courier.send(change, session=session, until=until)
                     await self._released(uuid, holding, session, answer)
 
+    def _giving_up(self, session: Session, stored: StoredDomain, /, *, source: StoredDomain | None) -> Transition:
+        """Of a domain that no guest of ours runs on; one that was claimed goes back to where it came from."""
+        if source is None:
+            return release(self._keys, session, stored)
+        return hand_back(self._keys, session, stored, source=source, request=self._context.fresh_id())
+
     async def _released(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> None:
         stored = answer.stored
-        if stored is None or not is_ours(stored, holding, session):
+        if stored is None or not self._is_ours(stored, holding):
             del self._held[uuid]
             await self._disarm(holding.guest)
-            note("released", domain=holding.stored.record.domain, token=holding.stored.token)
+            what = "released" if holding.source is None else "handed_back"
+            note(what, domain=holding.stored.record.domain, token=holding.stored.token)
             return
-        self._held[uuid] = Holding(stored, holding.guest)
+        self._held[uuid] = replace(holding, stored=stored)
         self._courier.keep_in_step(session, answer)
         if self._member.session.lost:
             raise Unreachable(f"session {session.ref} is gone; the locks are given back when it has joined anew")
@@ -287,39 +312,48 @@ class Ledger:
         """etcd answers: settle what is still unknown, and give back what nobody was told of."""
         for sent in self._courier.unsettled:
             try:
-                async with self._turns[sent[1]]:
+                async with self._turn(sent.uuid):
                     await self._settle_one(sent)
             except EtcdlockError as error:
-                note("still_unsettled", level=logging.WARNING, domain=sent[1], error=error)
+                note("still_unsettled", level=logging.WARNING, domain=sent.uuid, error=error)
 
     async def _settle_first(self, uuid: UUID, /) -> None:
-        """No new lock on a domain while it is unknown whether an earlier one was taken."""
+        """No new transition of a domain, and no yes, while it is unknown what became of an earlier one."""
         for sent in self._courier.unsettled:
-            if sent[1] == uuid:
+            if sent.uuid == uuid:
                 await self._settle_one(sent)
 
     async def _settle_one(self, sent: Sent, /) -> None:
         """In the domain's turn."""
-        session, uuid = sent
         if sent not in self._courier.unsettled:
             return
-        found = await self._courier.ask(session, uuid)
-        if found is not None and found.record.owner == session.ref and uuid not in self._held:
-            current = self._member.usable()
-            change = release(self._context.keys, current, found)
-            answer = await self._courier.send(change, session=current, until=self._context.clock.now())
-            if not answer.applied:
-                self._courier.keep_in_step(current, answer)
-                raise Unreachable(f"domain {uuid}: not given back yet")
+        found, holding = await self._courier.ask(sent.session, sent.uuid), self._held.get(sent.uuid)
+        if holding is not None:
+            await self._learn(sent.uuid, holding, found)
+        elif found is not None and found.record.owner == sent.session.ref:
+            await self._give_up_untold(sent, found)
         self._courier.forget(sent)
-        note("settled", domain=uuid)
+        note("settled", domain=sent.uuid)
+
+    async def _learn(self, uuid: UUID, holding: Holding, found: StoredDomain | None, /) -> None:
+        """What a barrier has found is what we hold."""
+        if found is None or not self._is_ours(found, holding):
+            self._supersede(uuid, holding)
+        elif found.record.owner == holding.stored.record.owner:
+            self._held[uuid] = replace(holding, stored=found)
+        else:
+            await self._carried(uuid, holding, self._member.session, Answer(True, found))
+
+    async def _give_up_untold(self, sent: Sent, found: StoredDomain, /) -> None:
+        """Nobody was told that it was taken."""
+        session = self._member.usable()
+        change = self._giving_up(session, found, source=sent.source)
+        answer = await self._courier.send(change, session=session, until=self._context.clock.now())
+        if not answer.applied:
+            self._courier.keep_in_step(session, answer)
+            raise Unreachable(f"domain {sent.uuid}: not given back yet")
 
 
 async def _ended(task: asyncio.Future[None]) -> None:
     """Wait for it, whatever comes of it."""
     await asyncio.wait((task,))
-
-
-def is_ours(stored: StoredDomain, holding: Holding, session: Session) -> bool:
-    """By session, not by host: another program of this host may have taken the domain over with a proof."""
-    return stored.record.owner in (holding.stored.record.owner, session.ref)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import NoReturn, Protocol
 
 from etcdlock.agent.context import Context, undisturbed
@@ -105,7 +106,7 @@ class Member:
     async def resume_or_join(self, *, until: float) -> Session:
         """Go on with the session of an earlier program of our kind on this boot, if its key still stands; else join.
 
-        There must be no such program any more.
+        There must be no such program any more. What it has sent and is still under way can never commit after this.
         """
         async for attempt in self._context.patiently(until=until):
             with attempt:
@@ -118,16 +119,27 @@ class Member:
     async def _resume_once(self) -> Session | None:
         context = self._context
         await self._look_round()
-        sessions = context.keys.sessions(context.host)
-        for found in (await context.look(Txn((), (Get(sessions),)))).replies[0]:
-            record = decode_session(found)
-            mine = judge_neighbour(context.machine, record) is Neighbour.SIBLING and record.kind is context.kind
-            sent_at = context.clock.now()
-            session = Session(record, found.lease, found.create_revision, found.mod_revision, sent_at)
-            if mine and (result := await context.store.txn(resume(context.keys, session))).succeeded:
-                await self._guard.prove(session.ref.session, at=sent_at)
-                return session.moved(result.revision)
-        return None
+        resumed: Session | None = None
+        for earlier in await self._earlier():  # all of them: a join that it gave up may have left a second one
+            session = replace(earlier, proven_at=context.clock.now())
+            result = await context.store.txn(resume(context.keys, session))
+            if result.succeeded and resumed is None:
+                resumed = session.moved(result.revision)
+        if resumed is not None:
+            await self._guard.prove(resumed.ref.session, at=resumed.proven_at)
+        return resumed
+
+    async def _earlier(self) -> list[Session]:
+        """The sessions of our kind and boot that still have keys, the latest first."""
+        context = self._context
+        looked = await context.look(Txn((), (Get(context.keys.sessions(context.host)),)))
+        found = [(decode_session(item), item) for item in looked.replies[0]]
+        sessions = [
+            Session(record, item.lease, item.create_revision, item.mod_revision, proven_at=0.0)
+            for record, item in found
+            if judge_neighbour(context.machine, record) is Neighbour.SIBLING and record.kind is context.kind
+        ]
+        return sorted(sessions, key=lambda session: session.create_revision, reverse=True)
 
     async def _join_once(self) -> Session:
         context = self._context

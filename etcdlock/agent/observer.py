@@ -37,6 +37,10 @@ class Observer:
         self._missing_since = {ref: at for ref, at in self._missing_since.items() if ref in refs}
         self.wake()
 
+    def follow_too(self, refs: frozenset[SessionRef], /) -> None:
+        """Watch these sessions as well, each until its end is proven."""
+        self.follow(self._followed | refs)
+
     def wake(self) -> None:
         """Look now: something about a session may have changed."""
         self._woken.set()

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from etcdlock.agent.context import Context, undisturbed
+from etcdlock.agent.context import Context, first_cause, undisturbed
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.agent.ledger import Ledger
@@ -114,7 +114,7 @@ class Solo:
             failed = [keeper for keeper in keepers if keeper.done()]
             await undisturbed(self._wind_up(work, keepers))
         if failed:
-            raise _first_cause(failed[0].exception())
+            raise first_cause(failed[0].exception())
         ending = work.result()
         return replace(ending, released=ending.released or self._left)
 
@@ -240,10 +240,3 @@ async def _cancelled(tasks: Sequence[asyncio.Future[Any]], /) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _first_cause(error: BaseException | None, /) -> BaseException:
-    """What made one of our own parts end; a task group wraps it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error or RuntimeError("a part that must never end has ended")

@@ -93,7 +93,7 @@ async def _run(settings: Settings, task: Task, /) -> Ending:
         context = make_context(settings, store, kind=SessionKind.RUN)
         await check_versions(settings, store)
         guests = LocalGuests()
-        guard = await start_guard(context.timing, guests)
+        guard = await start_guard(context.timing, started=guests.spare)
         solo = Solo(context, task, guests=guests, guard=guard)
         ending_signals = _pass_on_signals(solo)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import etcdlock
@@ -15,7 +15,6 @@ from etcdlock.model import SessionKind
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
-    from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.context import Context
     from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.config import Settings
@@ -92,8 +91,8 @@ async def check_versions(settings: Settings, store: EtcdStore, /) -> None:
         note("etcd_version", endpoint=report.endpoint, version=report.version, standing=verdict.standing)
 
 
-async def start_guard(timing: Timing, guests: LocalGuests, /) -> KeptGuard:
-    """A guard process, replaced when it dies, that is not taken for a guest's."""
+async def start_guard(timing: Timing, /, *, started: Callable[[int], None]) -> KeptGuard:
+    """A guard process, replaced when it dies; `started` hears of each one's pid before anything is armed there."""
     from etcdlock.adapters.guardlink import GuardLink
     from etcdlock.agent.kept_guard import KeptGuard
 
@@ -101,7 +100,7 @@ async def start_guard(timing: Timing, guests: LocalGuests, /) -> KeptGuard:
         link = await GuardLink.start(
             budget_seconds=timing.stop_after_seconds, kill_seconds=timing.kill_seconds + timing.guard_lag_seconds
         )
-        guests.spare(link.pid)
+        started(link.pid)
         return link
 
     return KeptGuard(await start(), start=start)

@@ -16,7 +16,7 @@ from etcdlock.testing.faults import (
     Outcome,
     Sent,
 )
-from etcdlock.testing.guests import FakeGuard, FakeGuest, FakeGuests
+from etcdlock.testing.guests import FakeGuard, FakeGuest, FakeGuests, FakeProcesses
 from etcdlock.testing.mvcc import Change
 from etcdlock.testing.store import FakeStore
 from etcdlock.testing.virtual import (
@@ -39,6 +39,7 @@ __all__ = [
     "FakeGuard",
     "FakeGuest",
     "FakeGuests",
+    "FakeProcesses",
     "FakeStore",
     "Fault",
     "LeaseEnd",

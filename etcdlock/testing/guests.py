@@ -11,11 +11,13 @@ import asyncio
 import signal
 from collections.abc import Mapping, Sequence
 
-from etcdlock.errors import GuardLost, GuestNotStarted, SessionLost
-from etcdlock.ports import Clock, ExitStatus, Guard, Guest
+from etcdlock.errors import GuardLost, GuestNotStarted, NoSuchGuest, SessionLost
+from etcdlock.model import Resource
+from etcdlock.ports import Clock, ExitStatus, Guard, Guest, Processes
 from etcdlock.testing.bell import Bell
 
 FIRST_PID = 1000
+FIRST_START = 100_000
 ENDING_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
 
 
@@ -127,6 +129,59 @@ class FakeGuests:
         )
         self.started.append(guest)
         return guest
+
+
+class FakeProcesses(Processes):
+    """The processes of a host, as others start them. They take up the doors' port: whoever starts one lets it run.
+
+    A pid may be given to a new process once the earlier one is gone; `attach` finds the one that lives.
+    """
+
+    def __init__(self, *, first_pid: int = FIRST_PID, death_seconds: float = 0.0) -> None:
+        self._next_pid = first_pid
+        self.death_seconds = death_seconds
+        self.started: list[FakeGuest] = []
+        self._incoming: set[int] = set()
+        self._open: dict[int, set[tuple[str, str]]] = {}
+
+    def start(self, *, incoming: bool = False, pid: int | None = None) -> FakeGuest:
+        """A process that exists and does not run yet; with `incoming` it takes in a migration."""
+        guest = FakeGuest(
+            ["guest"],
+            environment={},
+            pid=self._next_pid if pid is None else pid,
+            life_seconds=None,
+            death_seconds=self.death_seconds,
+        )
+        self._next_pid += 1
+        self.started.append(guest)
+        guest.pid_start = FIRST_START + len(self.started)
+        self._open[guest.pid_start] = set()
+        if incoming:
+            self._incoming.add(guest.pid_start)
+        return guest
+
+    def open(self, guest: Guest, resource: Resource) -> None:
+        """From now on it has it open."""
+        self._open[guest.pid_start].add((resource.lockspace, resource.name))
+
+    def close(self, guest: Guest, resource: Resource) -> None:
+        """It does not have it open any more."""
+        self._open[guest.pid_start].discard((resource.lockspace, resource.name))
+
+    # The port.
+
+    def attach(self, pid: int, /) -> FakeGuest:
+        for guest in self.started:
+            if guest.pid == pid and guest.gone_at is None:
+                return guest
+        raise NoSuchGuest(f"there is no process {pid}")
+
+    def awaits_migration(self, guest: Guest, /) -> bool:
+        return guest.pid_start in self._incoming
+
+    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        return (resource.lockspace, resource.name) in self._open[guest.pid_start]
 
 
 class FakeGuard(Guard):

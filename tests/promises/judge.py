@@ -12,33 +12,8 @@ from itertools import combinations, groupby, pairwise
 from typing import Any
 
 from etcdlock.testing import Applied, Change, LeaseEnded
+from tests.promises.span import FOR_EVER, Span
 from tests.promises.world import KEYS, World
-
-FOR_EVER = float("inf")
-
-
-@dataclass(frozen=True)
-class Span:
-    """One guest from the opening of its gate to the end of its last process, and the disks it uses in each mode."""
-
-    host: str
-    uuid: str
-    pid: int
-    token: int
-    began: float
-    ended: float
-    exclusive: frozenset[str]
-    shared: frozenset[str] = frozenset()
-
-    @property
-    def disks(self) -> frozenset[str]:
-        return self.exclusive | self.shared
-
-    def during(self, instant: float) -> bool:
-        return self.began <= instant < self.ended
-
-    def __str__(self) -> str:
-        return f"{self.uuid[-4:]} on {self.host} ({self.began:.3f} to {self.ended:.3f}, token {self.token})"
 
 
 @dataclass(frozen=True)
@@ -55,6 +30,13 @@ class Moment:
 
 def spans(world: World) -> list[Span]:
     """What every guest of every host did."""
+    return [
+        *(span for hypervisor in world.hypervisors for span in hypervisor.spans()),
+        *_spans_of_runs(world),
+    ]
+
+
+def _spans_of_runs(world: World) -> list[Span]:
     return [
         Span(
             host=run.host.name,
@@ -112,13 +94,20 @@ def overlaps(what: Iterable[Span]) -> list[str]:
 
 
 def shrinking_tokens(what: Iterable[Span]) -> list[str]:
-    """An owner whose token is not larger than that of an owner before it."""
+    """An owner whose token is not larger than that of an owner before it, or one whose own token has shrunk."""
     return [
         f"{later} comes after {earlier}"
         for earlier, later in combinations(sorted(what, key=lambda span: span.began), 2)
-        if earlier.ended <= later.began and later.token <= earlier.token
-        if earlier.uuid == later.uuid or earlier.disks & later.disks
+        if earlier.ended <= later.began and _shrinks(earlier, later)
     ]
+
+
+def _shrinks(earlier: Span, later: Span) -> bool:
+    if later.is_of(earlier):
+        return later.token < earlier.token
+    common = earlier.exclusive & later.disks | earlier.disks & later.exclusive
+    by_domain = earlier.uuid == later.uuid and later.token <= earlier.token
+    return by_domain or any(later.token_of(disk) <= earlier.token_of(disk) for disk in common)
 
 
 def uncovered(what: Iterable[Span], history: Sequence[Moment]) -> list[str]:
@@ -138,7 +127,8 @@ def _covers(record: Any, span: Span) -> bool:
     if record is None or (record["host"], record["pid"]) != (span.host, span.pid):
         return False
     listed = {resource["name"] for resource in record["resources"]}
-    return listed == span.disks and record.get("token", record["mod"]) == span.token
+    held = record["state"] == "held" and record.get("token", record["mod"]) == span.token
+    return held and listed >= span.disks  # a disk just unplugged may be listed still
 
 
 def outlived_proofs(what: Iterable[Span], history: Sequence[Moment]) -> list[str]:
@@ -158,24 +148,65 @@ def outlived_proofs(what: Iterable[Span], history: Sequence[Moment]) -> list[str
 
 
 def taken_without_proof(history: Sequence[Moment]) -> list[str]:
-    """A lock that went to another's guest without an obituary, and not because a parked domain's session had gone."""
+    """A lock that went to another's guest without an obituary, a parked domain's session gone, a claim or its undoing.
+
+    A claim takes all of a parked domain for the same domain. It is undone by giving it back to the guest it came from.
+    """
+    found, claimed_from = [], dict[str, Any]()
+    for before, after in pairwise(history):
+        for key, old in before.under(KEYS.domains.key).items():
+            new = after.values.get(key)
+            if new is None or new["mod"] != after.revision or _is_unharmed(old, new, after):
+                continue
+            if old["state"] == "parked" and new["state"] == "held" and _all_kept(old, new):
+                claimed_from[key] = old
+            elif not (_is_handed_back(claimed_from.get(key), new) or _is_proven(before, old)):
+                found.append(f"revision {after.revision}: {key} taken from {_folder(old)} without a proof")
+    return found
+
+
+def _is_unharmed(old: Any, new: Any, after: Moment) -> bool:
+    """The same guest, under whatever session; what it has less is nobody's now."""
+    lost = {(r["lockspace"], r["name"]) for r in old["resources"] if r not in new["resources"]}
+    others = (other for other in after.under(KEYS.domains.key).values() if other["mod"] == after.revision)
+    taken = {(r["lockspace"], r["name"]) for other in others for r in other["resources"]}
+    return _guest(old) == _guest(new) and not lost & taken
+
+
+def _guest(record: Any) -> tuple[Any, ...]:
+    return record["host"], record["boot"], record["pid"]
+
+
+def _all_kept(old: Any, new: Any) -> bool:
+    return all(resource in new["resources"] for resource in old["resources"])
+
+
+def _is_handed_back(source: Any, new: Any) -> bool:
+    return source is not None and new["state"] == "parked" and _guest(source) == _guest(new)
+
+
+def _folder(record: Any) -> str:
+    return f"{record['host']}/{record['session']}"
+
+
+def _is_proven(before: Moment, old: Any) -> bool:
+    parked = old["state"] == "parked" and f"{KEYS.sessions().key}{_folder(old)}" not in before.values
+    return parked or f"{KEYS.obituaries.key}{_folder(old)}" in before.values
+
+
+def undone_too_late(what: Sequence[Span], history: Sequence[Moment]) -> list[str]:
+    """A domain that goes back, parked, to whom it came from, though the guest that had claimed it has run."""
     found = []
     for before, after in pairwise(history):
         for key, old in before.under(KEYS.domains.key).items():
             new = after.values.get(key)
-            if new is None or new["mod"] != after.revision or _same_guest(old, new):
+            if new is None or new["state"] != "parked" or _guest(old) == _guest(new):
                 continue
-            folder = f"{old['host']}/{old['session']}"
-            parked = old["state"] == "parked" and f"{KEYS.sessions().key}{folder}" not in before.values
-            if not parked and f"{KEYS.obituaries.key}{folder}" not in before.values:
-                found.append(f"revision {after.revision}: {key} taken from {folder} without a proof")
+            for span in what:
+                ran = span.began <= after.instant and (span.host, span.pid) == (old["host"], old["pid"])
+                if ran and key.endswith(span.uuid):
+                    found.append(f"revision {after.revision}: {key} goes back to {_folder(new)}, but {span} has run")
     return found
-
-
-def _same_guest(old: Any, new: Any) -> bool:
-    """The same guest with all its disks, under whatever session."""
-    kept = all(resource in new["resources"] for resource in old["resources"])
-    return kept and (old["host"], old["boot"], old["pid"]) == (new["host"], new["boot"], new["pid"])
 
 
 def torn_locks(history: Sequence[Moment]) -> list[str]:
@@ -223,6 +254,7 @@ def judge(world: World) -> None:
         *uncovered(what, history),
         *outlived_proofs(what, history),
         *taken_without_proof(history),
+        *undone_too_late(what, history),
         *torn_locks(history),
     ]
     assert not violations, "\n".join(violations)

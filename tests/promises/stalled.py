@@ -1,6 +1,7 @@
 """A host whose program can be stalled: whatever it waits for comes back only when the stall is over.
 
-What it had sent goes on, guests run on, clocks run on; only the coroutines of the program stand still.
+What it had sent goes on, guests run on, clocks run on; only the coroutines of the program stand still. One that is
+killed never hears of anything again and sends nothing more: wherever it waits, it is cancelled.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Stall:
         self.refuse: Callable[[Txn], EtcdlockError | None] = lambda _txn: None
         self._over = asyncio.Event()
         self._over.set()
+        self._killed = False
 
     def begin(self) -> None:
         self._over.clear()
@@ -28,12 +30,21 @@ class Stall:
     def end(self) -> None:
         self._over.set()
 
+    def kill(self) -> None:
+        self._killed = True
+        self._over.set()
+
     @property
     def stalled(self) -> bool:
         return not self._over.is_set()
 
+    def check_alive(self) -> None:
+        if self._killed:
+            raise asyncio.CancelledError
+
     async def over(self) -> None:
         await self._over.wait()
+        self.check_alive()
 
 
 class StalledClock:
@@ -47,6 +58,7 @@ class StalledClock:
         return self._clock.now()
 
     async def sleep(self, seconds: float, /) -> None:
+        self._stall.check_alive()
         try:
             await self._clock.sleep(seconds)
         finally:
@@ -67,6 +79,7 @@ class StalledStore:
         self._stall = stall
 
     async def txn(self, txn: Txn, /) -> TxnResult:
+        self._stall.check_alive()
         refusal = self._stall.refuse(txn)
         if refusal is not None:
             raise refusal
@@ -76,30 +89,35 @@ class StalledStore:
             await self._stall.over()
 
     async def read(self, where: KeyRange, /) -> Snapshot:
+        self._stall.check_alive()
         try:
             return await self._store.read(where)
         finally:
             await self._stall.over()
 
     async def grant(self, *, ttl_seconds: int) -> Lease:
+        self._stall.check_alive()
         try:
             return await self._store.grant(ttl_seconds=ttl_seconds)
         finally:
             await self._stall.over()
 
     async def keep_alive(self, lease: int, /) -> int:
+        self._stall.check_alive()
         try:
             return await self._store.keep_alive(lease)
         finally:
             await self._stall.over()
 
     async def revoke(self, lease: int, /) -> None:
+        self._stall.check_alive()
         try:
             await self._store.revoke(lease)
         finally:
             await self._stall.over()
 
     async def watch(self, ranges: Sequence[KeyRange], *, after_revision: int) -> AsyncGenerator[Event, None]:
+        self._stall.check_alive()
         async for event in self._store.watch(ranges, after_revision=after_revision):
             await self._stall.over()
             yield event

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from tests.promises.judge import (
-    FOR_EVER,
     Moment,
-    Span,
     outlived_proofs,
     overlaps,
     shrinking_tokens,
     taken_without_proof,
     torn_locks,
     uncovered,
+    undone_too_late,
 )
+from tests.promises.span import FOR_EVER, Span
 from tests.promises.world import KEYS, disk, domain
 
 UUID_1 = str(domain(1).uuid)
@@ -60,12 +60,17 @@ def test_a_later_owner_with_a_token_that_is_not_larger_is_seen() -> None:
     assert shrinking_tokens([SECOND, FIRST]) == []
     assert len(shrinking_tokens([replace(SECOND, token=5), FIRST])) == 1
     assert shrinking_tokens([replace(SECOND, token=5, exclusive=frozenset({Y.name})), FIRST]) == []
+    assert shrinking_tokens([replace(SECOND, token=4, added=((X.name, 6),)), FIRST]) == []
+    later = replace(FIRST, began=20.0, ended=30.0)
+    assert shrinking_tokens([later, FIRST]) == []
+    assert len(shrinking_tokens([replace(later, token=4), FIRST])) == 1
 
 
 def test_a_guest_without_its_lock_is_seen() -> None:
     assert uncovered([FIRST], [moment(0.5, LOCKED)]) == []
     assert uncovered([FIRST], [moment(0.5, LOCKED), moment(10.0, {})]) == []
-    for wrong in ({}, {DOMAIN: record(pid=8)}, {DOMAIN: record(resources=[])}, {DOMAIN: record(token=6)}):
+    for wrong in ({}, {DOMAIN: record(pid=8)}, {DOMAIN: record(resources=[])}, {DOMAIN: record(token=6)},
+                  {DOMAIN: record(state="parked")}):  # fmt: skip
         assert len(uncovered([FIRST], [moment(0.5, LOCKED), moment(9.0, wrong)])) == 1
         assert len(uncovered([FIRST], [moment(0.5, wrong)])) == 1
 
@@ -82,13 +87,34 @@ def test_a_lock_taken_without_a_proof_is_seen() -> None:
     assert len(taken_without_proof([moment(1.0, LOCKED), moment(2.0, taken, revision=6)])) == 1
     assert taken_without_proof([moment(1.0, LOCKED | PROOF), moment(2.0, taken | PROOF, revision=6)]) == []
     shrunk = {DOMAIN: record(resources=[], mod=6)}
-    assert len(taken_without_proof([moment(1.0, LOCKED), moment(2.0, shrunk, revision=6)])) == 1
-    asleep = {DOMAIN: record(state="parked")}
-    assert taken_without_proof([moment(1.0, asleep), moment(2.0, taken, revision=6)]) == []
-    awake = asleep | {f"{KEYS.sessions().key}a/s": {}}
-    assert len(taken_without_proof([moment(1.0, awake), moment(2.0, taken, revision=6)])) == 1
+    assert taken_without_proof([moment(1.0, LOCKED), moment(2.0, shrunk, revision=6)]) == []
+    robbed = shrunk | {KEYS.domain(domain(2).uuid): record(host="b", domain={"uuid": str(domain(2).uuid)}, mod=6)}
+    assert len(taken_without_proof([moment(1.0, LOCKED), moment(2.0, robbed, revision=6)])) == 1
     joined_anew = {DOMAIN: record(session="new", mod=6)}
     assert taken_without_proof([moment(1.0, LOCKED), moment(2.0, joined_anew, revision=6)]) == []
+
+
+PARKED = {DOMAIN: record(state="parked")}
+CLAIMED = {DOMAIN: record(host="b", session="t", pid=8, mod=6)}
+
+
+def test_a_parked_domain_may_be_claimed_as_a_whole_and_else_only_be_taken_once_its_session_is_gone() -> None:
+    part = {DOMAIN: record(host="b", session="t", pid=8, mod=6, resources=[])}
+    alive = {f"{KEYS.sessions().key}a/s": None}
+    assert taken_without_proof([moment(1.0, PARKED | alive), moment(2.0, CLAIMED | alive, revision=6)]) == []
+    assert len(taken_without_proof([moment(1.0, PARKED | alive), moment(2.0, part | alive, revision=6)])) == 1
+    assert taken_without_proof([moment(1.0, PARKED), moment(2.0, part, revision=6)]) == []
+
+
+def test_a_claim_may_be_undone_only_to_the_guest_it_came_from_and_before_its_own_guest_has_run() -> None:
+    back = {DOMAIN: record(state="parked", mod=7)}
+    history = [moment(1.0, PARKED), moment(2.0, CLAIMED, revision=6), moment(3.0, back, revision=7)]
+    assert taken_without_proof(history) == []
+    stranger = {DOMAIN: record(state="parked", pid=9, mod=7)}
+    assert len(taken_without_proof([*history[:2], moment(3.0, stranger, revision=7)])) == 1
+    ran = replace(FIRST, host="b", pid=8, began=2.5)
+    assert undone_too_late([replace(ran, began=3.5), replace(ran, uuid=SECOND.uuid)], history) == []
+    assert len(undone_too_late([ran], history)) == 1
 
 
 def test_keys_and_records_that_disagree_and_a_holder_beside_an_exclusive_one_are_seen() -> None:

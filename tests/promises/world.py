@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from etcdlock.agent.context import Context
@@ -33,6 +33,9 @@ from etcdlock.testing.guests import FakeGuest
 from etcdlock.timing import Timing
 from etcdlock.transitions import Wanted, write_obituary
 from tests.promises.stalled import Stall, StalledClock, StalledStore
+
+if TYPE_CHECKING:
+    from tests.promises.hypervisor import Hypervisor
 
 KEYS = Keyspace()
 TIMING = Timing()
@@ -80,15 +83,24 @@ class Host:
         self.clock = FakeClock(self.rate, offset=self.offset)
         self.store = self.etcd.client(self.name)
 
-    def context(self, *, contract: Contract, chance: random.Random) -> Context:
+    def context(
+        self,
+        *,
+        contract: Contract,
+        chance: random.Random,
+        kind: SessionKind = SessionKind.RUN,
+        stall: Stall | None = None,
+    ) -> Context:
+        """What a program needs; with a `stall` of its own, the host's does not reach it."""
+        stall = stall or self.stall
         return Context(
-            store=StalledStore(self.store, self.stall),
-            clock=StalledClock(self.clock, self.stall),
+            store=StalledStore(self.store, stall),
+            clock=StalledClock(self.clock, stall),
             keys=KEYS,
             contract=contract,
             host=self.name,
             machine=Machine(self.boot or f"boot of {self.name}", self.machine or f"machine {self.name}"),
-            kind=SessionKind.RUN,
+            kind=kind,
             version="1",
             chance=chance,
         )
@@ -152,6 +164,7 @@ class World:
         self.runs: list[Run] = []
         self.hosts: list[Host] = []
         self.agents: list[Agent] = []
+        self.hypervisors: list[Hypervisor] = []
 
     def host(self, name: str, **bent: float) -> Host:
         host = Host(name, self.etcd, **bent)  # type: ignore[arg-type]
@@ -181,8 +194,7 @@ class World:
             domain=who, resources=disks, command=["guest"], environment={}, wait_seconds=wait, answer_seconds=answer
         )
         guards: list[FakeGuard] = []
-        chance = random.Random(self.chance.getrandbits(64))  # noqa: S311 - must be repeatable
-        context = host.context(contract=self.contract, chance=chance)
+        context = host.context(contract=self.contract, chance=self.fresh_chance())
         solo = Solo(context, task, guests=guests, guard=self._guard(host, guards) if guarded else None)
         run = Run(host, task, guests, guards, solo, asyncio.ensure_future(solo.run()))
         self.runs.append(run)
@@ -198,6 +210,10 @@ class World:
         keeping = asyncio.gather(member.keep(ledger), guard.keep())
         self.agents.append(Agent(context, member, ledger, keeping))
         return self.agents[-1]
+
+    def fresh_chance(self) -> random.Random:
+        """A program's own, so that one takes nothing of another's."""
+        return random.Random(self.chance.getrandbits(64))  # noqa: S311 - must be repeatable
 
     def _guard(self, host: Host, guards: list[FakeGuard]) -> KeptGuard:
         async def start() -> FakeGuard:
@@ -265,5 +281,7 @@ class World:
             run.ended.cancel()
         for agent in self.agents:
             agent.keeping.cancel()
+        for hypervisor in self.hypervisors:
+            await hypervisor.end()
         parts = [*(run.ended for run in self.runs), *(agent.keeping for agent in self.agents)]
         await asyncio.gather(*parts, return_exceptions=True)

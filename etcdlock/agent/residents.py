@@ -1,0 +1,90 @@
+"""The guests that live on a host: one process a domain, told apart from all others by pid and start time.
+
+A pid is used again, and so is a domain's UUID; an earlier process of a domain stays its resident until what it held
+has been given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from etcdlock.errors import NoSuchGuest, Refused
+from etcdlock.model import Owner, Resource
+from etcdlock.ports import Guest, Processes
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A guest of this host. `turn` orders what is done for it.
+
+    `rests` and `closed` say what its doors last said of its vCPUs and of its disks; `gone`, that its process has ended.
+    """
+
+    owner: Owner
+    guest: Guest
+    rests: bool = False
+    closed: set[Resource] = field(default_factory=set)
+    gone: bool = False
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def uuid(self) -> UUID:
+        """Its domain's."""
+        return self.owner.domain.uuid
+
+
+class Residents:
+    """All of them, by domain."""
+
+    def __init__(self, processes: Processes, /) -> None:
+        self._processes = processes
+        self._by_domain: dict[UUID, Resident] = {}
+
+    def __iter__(self) -> Iterator[Resident]:
+        return iter(tuple(self._by_domain.values()))
+
+    def find(self, uuid: UUID, /) -> Resident | None:
+        """Whoever lives under the domain's UUID."""
+        return self._by_domain.get(uuid)
+
+    def add(self, resident: Resident, /) -> None:
+        """It moves in."""
+        self._by_domain[resident.uuid] = resident
+
+    def remove(self, resident: Resident, /) -> None:
+        """It holds nothing any more."""
+        if self._by_domain.get(resident.uuid) is resident:
+            del self._by_domain[resident.uuid]
+
+    def of(self, owner: Owner, /) -> Resident | None:
+        """The owner's very process, None if it has not moved in. Raises `Refused` where another one has."""
+        known = self._by_domain.get(owner.domain.uuid)
+        if known is not None and (known.owner.pid != owner.pid or self._has_ended(known)):
+            raise Refused(
+                f"domain {owner.domain} has another process on this host, {known.owner.pid}",
+                hint="a domain has one process; wait until that one is gone and its locks are given back",
+            )
+        return known
+
+    def is_ending(self, owner: Owner, /) -> bool:
+        """Whether an earlier process of the owner's domain has ended, but still holds something.
+
+        Raises `NoSuchGuest` if the owner's has ended, too.
+        """
+        self._processes.attach(owner.pid)
+        known = self._by_domain.get(owner.domain.uuid)
+        return known is not None and self._has_ended(known)
+
+    def attach(self, pid: int, pid_start: int, /) -> Guest | None:
+        """This very process, if it still lives."""
+        try:
+            guest = self._processes.attach(pid)
+        except NoSuchGuest:
+            return None
+        return guest if guest.pid_start == pid_start else None
+
+    def _has_ended(self, resident: Resident) -> bool:
+        return resident.gone or self.attach(resident.guest.pid, resident.guest.pid_start) is None

@@ -1,0 +1,288 @@
+"""A host with its agent, and a libvirt that asks the agent before vCPUs run and tells it when they have stopped.
+
+The agent is the real one; what runs when is on record here, for the judge. The host's guard goes on while no agent
+runs: it kills what the last one had armed, at the deadline that it knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from etcdlock.agent.host import HostAgent
+from etcdlock.errors import EtcdlockError, Unreachable
+from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
+from etcdlock.ports import KeyRange
+from etcdlock.records import decode_domain
+from etcdlock.testing import FakeGuard, FakeGuest, FakeProcesses
+from tests.promises.span import FOR_EVER, Span
+from tests.promises.stalled import Stall
+from tests.promises.world import KEYS, PIDS_PER_RUN, Host, World
+
+ACQUIRE_SECONDS = 8.0
+DOOR_BEHIND_SECONDS = 1.0
+JOIN_SECONDS = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Vm:
+    """A guest as its libvirt knows it. `since` is when its vCPUs began to run, None while they stand.
+
+    `granted` counts the disks that it has been told it may use.
+    """
+
+    owner: Owner
+    guest: FakeGuest
+    disks: list[Resource]
+    since: float | None = None
+    granted: int = 0
+    token: int = 0
+    added: tuple[tuple[str, int], ...] = ()
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        return self.since is not None and self.guest.gone_at is None
+
+
+class Hypervisor:
+    """One boot of a host. `bring_up` starts its agent; `kill_agent` is SIGKILL."""
+
+    def __init__(self, world: World, host: Host, *, death_seconds: float = 0.0) -> None:
+        self.world = world
+        self.host = host
+        self.processes = FakeProcesses(
+            first_pid=PIDS_PER_RUN * (100 + len(world.hypervisors)), death_seconds=death_seconds
+        )
+        self.vms: list[Vm] = []
+        self.stall = Stall()
+        self.agent: HostAgent | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._taking: set[asyncio.Task[None]] = set()
+        self.guard = FakeGuard(
+            host.clock,
+            stop_after_seconds=world.timing.stop_after_seconds,
+            lag_seconds=world.timing.guard_lag_seconds,
+        )
+        world.hypervisors.append(self)
+
+    # --- the agent -------------------------------------------------------------------------------------------------
+
+    def start_agent(self) -> asyncio.Task[None]:
+        """Start one; it need not come up."""
+        self.stall = Stall()
+        context = self.host.context(
+            contract=self.world.contract, chance=self.world.fresh_chance(), kind=SessionKind.AGENT, stall=self.stall
+        )
+        self.agent = HostAgent(
+            context,
+            processes=self.processes,
+            acquire_seconds=ACQUIRE_SECONDS,
+            join_seconds=JOIN_SECONDS,
+            guard=self.guard,
+        )
+        self._running = asyncio.ensure_future(self.agent.run())
+        self._running.add_done_callback(partial(self._ended, self.agent))
+        return self._running
+
+    def _ended(self, agent: HostAgent, running: asyncio.Task[None]) -> None:
+        if self.agent is agent:
+            self.agent = self._running = None
+        if not running.cancelled():
+            running.exception()
+
+    async def bring_up(self) -> HostAgent:
+        """Start an agent and wait until it serves. Raises why it does not."""
+        running, agent = self.start_agent(), self.agent
+        assert agent is not None
+        serving = asyncio.ensure_future(agent.ready.wait())
+        await asyncio.wait((running, serving), return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        if running.done():
+            running.result()
+        return agent
+
+    def kill_agent(self) -> None:
+        """Whatever it had sent goes on, and nothing of it ever happens again."""
+        agent, running = self.agent, self._running
+        if agent is None or running is None:
+            return
+        self.stall.kill()
+        for task in (running, *self._taking):
+            task.cancel()
+        self.agent = self._running = None
+
+    async def stop_agent(self) -> None:
+        """As SIGTERM does."""
+        assert self.agent is not None
+        assert self._running is not None
+        agent, running = self.agent, self._running
+        await agent.stop()
+        await asyncio.wait((running,))
+        self.agent = self._running = None
+
+    # --- what libvirt does -----------------------------------------------------------------------------------------
+
+    async def start(self, who: DomainId, *disks: Resource, incoming: bool = False) -> Vm:
+        """Raises why not, and then leaves no process behind."""
+        vm = self.prepare(who, *disks, incoming=incoming)
+        await self.let_run_or_kill(vm)
+        return vm
+
+    def prepare(self, who: DomainId, *disks: Resource, incoming: bool = False, pid: int | None = None) -> Vm:
+        """Its process, which is there before its vCPUs may run."""
+        guest = self.processes.start(incoming=incoming, pid=pid)
+        vm = Vm(Owner(who, guest.pid), guest, list(disks))
+        self.vms.append(vm)
+        for disk in disks:
+            self.processes.open(guest, disk)
+        with suppress(EtcdlockError):
+            if self.agent is not None:
+                self.agent.present(vm.owner)
+        return vm
+
+    async def let_run_or_kill(self, vm: Vm) -> None:
+        """As at a start, or at the end of a migration in."""
+        try:
+            await self.resume(vm)
+        except EtcdlockError:
+            vm.guest.kill()
+            raise
+
+    async def resume(self, vm: Vm) -> None:
+        """Ask for every disk; then the vCPUs run, if there is still a guest. Raises why not."""
+        for disk in vm.disks:
+            await self.take(vm.owner, disk)
+            vm.granted += 1
+        if vm.guest.gone_at is None and vm.guest.killed_at is None:
+            self._began(vm)
+
+    def pause(self, vm: Vm) -> None:
+        """The vCPUs stop; then the disks are given up."""
+        self._stopped(vm)
+        for disk in vm.disks:
+            self.give_up(vm.owner, disk)
+
+    async def plug(self, vm: Vm, disk: Resource) -> None:
+        """Raises why not."""
+        await self.take(vm.owner, disk)
+        self.processes.open(vm.guest, disk)
+        runs = vm.runs
+        self._stopped(vm)
+        vm.disks.append(disk)
+        if runs:
+            self._began(vm)
+
+    def unplug(self, vm: Vm, disk: Resource) -> None:
+        runs = vm.runs
+        self._stopped(vm)
+        vm.disks.remove(disk)
+        if runs:
+            self._began(vm)
+        self.processes.close(vm.guest, disk)
+        self.give_up(vm.owner, disk)
+
+    async def migrate(self, vm: Vm, to: Hypervisor) -> Vm:
+        """Raises why not; then the source has been told to run on, if it may."""
+        arriving = to.prepare(vm.owner.domain, *vm.disks, incoming=True)
+        self.pause(vm)
+        try:
+            await to.let_run_or_kill(arriving)
+        except EtcdlockError:
+            with suppress(EtcdlockError):
+                await self.resume(vm)
+            raise
+        vm.guest.end()
+        return arriving
+
+    async def take(self, owner: Owner, resource: Resource) -> None:
+        """Through a door that waits a little longer than the agent takes."""
+        if self.agent is None:
+            raise Unreachable("no agent listens")
+        taking = asyncio.ensure_future(self.agent.take(owner, resource))
+        self._taking.add(taking)
+        taking.add_done_callback(self._answered)
+        await asyncio.wait((taking,), timeout=ACQUIRE_SECONDS + DOOR_BEHIND_SECONDS)
+        if not taking.done() or taking.cancelled():
+            raise Unreachable("the door does not answer")
+        taking.result()
+
+    def _answered(self, taking: asyncio.Task[None]) -> None:
+        self._taking.discard(taking)
+        if not taking.cancelled():
+            taking.exception()  # whoever waited no longer may have gone
+
+    def give_up(self, owner: Owner, resource: Resource) -> None:
+        """What goes wrong is a line in libvirt's log."""
+        with suppress(EtcdlockError):
+            if self.agent is not None:
+                self.agent.give_up(owner, resource)
+
+    # --- what is seen from outside ---------------------------------------------------------------------------------
+
+    def record(self, who: DomainId) -> StoredDomain | None:
+        """The domain as etcd has it."""
+        found = self.world.etcd.contents(KeyRange(KEYS.domain(who.uuid)))
+        return decode_domain(found[0]) if found else None
+
+    def state(self, who: DomainId) -> LockState | None:
+        stored = self.record(who)
+        return None if stored is None else stored.record.state
+
+    def spans(self) -> Sequence[Span]:
+        """What ran here, and still runs."""
+        return [span for vm in self.vms for span in (*vm.spans, *self._current(vm))]
+
+    def _current(self, vm: Vm) -> list[Span]:
+        if vm.since is None:
+            return []
+        modes = {mode: frozenset(d.name for d in vm.disks if d.mode == mode) for mode in ("exclusive", "shared")}
+        return [
+            Span(
+                host=self.host.name,
+                uuid=str(vm.owner.domain.uuid),
+                pid=vm.owner.pid,
+                token=vm.token,
+                began=vm.since,
+                ended=FOR_EVER if vm.guest.gone_at is None else vm.guest.gone_at,
+                exclusive=modes["exclusive"],
+                shared=modes["shared"],
+                added=vm.added,
+            )
+        ]
+
+    def _began(self, vm: Vm) -> None:
+        stored = self.record(vm.owner.domain)
+        vm.token = stored.token if stored is not None else 0
+        vm.added = tuple((disk.name, self._revision(disk, vm)) for disk in vm.disks)
+        vm.since = asyncio.get_running_loop().time()
+
+    def _revision(self, disk: Resource, vm: Vm) -> int:
+        found = self.world.etcd.contents(KeyRange(KEYS.resource(disk, uuid=vm.owner.domain.uuid)))
+        return found[0].mod_revision if found else 0
+
+    def _stopped(self, vm: Vm) -> None:
+        now = asyncio.get_running_loop().time()
+        vm.spans += [replace(span, ended=min(span.ended, now)) for span in self._current(vm)]
+        vm.since = None
+
+    async def end(self) -> None:
+        """Kill everything, and see that it does end."""
+        for guest in self.processes.started:
+            guest.thaw()
+        tasks = [task for task in (self._running, *self._taking) if task is not None]
+        self.stall.kill()
+        for task in tasks:
+            task.cancel()
+        self.guard.kill()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def hypervisor(world: World, name: str, *, death_seconds: float = 0.0, **bent: float) -> Hypervisor:
+    """A host of its own whose agent serves."""
+    made = Hypervisor(world, world.host(name, **bent), death_seconds=death_seconds)
+    await made.bring_up()
+    return made

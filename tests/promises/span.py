@@ -1,0 +1,43 @@
+"""What the judge is told of a guest: when it ran, where, on which disks, with which token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FOR_EVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One guest from the moment it is let run until it stops or its last process is gone; its disks in each mode.
+
+    `added` are the tokens of disks that came later than the domain's own.
+    """
+
+    host: str
+    uuid: str
+    pid: int
+    token: int
+    began: float
+    ended: float
+    exclusive: frozenset[str]
+    shared: frozenset[str] = frozenset()
+    added: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def disks(self) -> frozenset[str]:
+        return self.exclusive | self.shared
+
+    def during(self, instant: float) -> bool:
+        return self.began <= instant < self.ended
+
+    def token_of(self, disk: str) -> int:
+        """A disk's token is the larger of its domain's and its own."""
+        return max(self.token, dict(self.added).get(disk, 0))
+
+    def is_of(self, other: Span) -> bool:
+        """Whether both are of one process."""
+        return (self.host, self.uuid, self.pid) == (other.host, other.uuid, other.pid)
+
+    def __str__(self) -> str:
+        return f"{self.uuid[-4:]} on {self.host} ({self.began:.3f} to {self.ended:.3f}, token {self.token})"
