@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.libvirt.agents import Cluster, cluster_of
 from tests.libvirt.lab import Lab, SharedDisk
 from tests.libvirt.libvirt_host import LibvirtHost
 
@@ -32,6 +33,28 @@ def clean_lab(lab: Lab) -> Iterator[Lab]:
     yield lab
     for host in lab.hosts:
         lab.reinstall(host)
+
+
+@pytest.fixture(scope="module")
+def clean_cluster(clean_lab: Lab) -> Iterator[Cluster]:
+    """For one module: an etcd, etcdlock's agent on each host, and libvirtd."""
+    with cluster_of(clean_lab) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(clean_cluster: Cluster) -> Iterator[Cluster]:
+    """The same; asked for before a disk, it has no lock any more when the test's domains are gone."""
+    yield clean_cluster
+    clean_cluster.heal()
+    clean_cluster.wait_until_free()
+
+
+@pytest.fixture
+def other_disk(clean_lab: Lab) -> Iterator[SharedDisk]:
+    """One more; asked for before `disk`, it outlives the domains."""
+    with clean_lab.disk() as disk:
+        yield disk
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Host:
         """Run a command on it to its end. Raises `subprocess.TimeoutExpired`, having killed it."""
         return subprocess.run(
             self.machine.inside(argv),
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})},
             input=stdin,
             capture_output=True,
             text=True,
@@ -96,16 +96,18 @@ class Host:
             check=False,
         )
 
-    def start_program(self, argv: Sequence[str], /, *, env: Mapping[str, str] | None = None) -> Program:
+    def start_program(
+        self, argv: Sequence[str], /, *, env: Mapping[str, str] | None = None, name: str = ""
+    ) -> Program:
         """Start a program on it that goes on; its output is in a log of its name in `folder`."""
-        log = self.folder / f"{Path(argv[0]).name}.log"
+        log = self.folder / f"{name or Path(argv[0]).name}.log"
         program = Program(self.machine, argv, env={"PYTHONPATH": str(REPOSITORY), **(env or {})}, log=log)
         self._programs.append(program)
         return program
 
     def start_python(self, module: str, /, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
         """The same for a module, ours or a test's, under the Python that runs the tests."""
-        return self.start_program([sys.executable, "-m", module, *arguments], env=env)
+        return self.start_program([sys.executable, "-m", module, *arguments], env=env, name=module)
 
     def wait_until_accepts(self, path: str, /, *, program: Program) -> None:
         """Until `program` accepts connections on the Unix socket `path`; fails at once if it ends instead."""

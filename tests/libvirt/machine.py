@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self, cast
 
-from tests.libvirt.process_table import children, is_alive
+from tests.libvirt.process_table import children, is_alive, is_stopped
 from tests.libvirt.waiting import wait_until
 
 _GONE_WITHIN_SECONDS = 15.0
@@ -129,7 +129,17 @@ class Program:
     def kill(self) -> int:
         """SIGKILL. It is gone on return; what it has started is not."""
         self.signal(signal.SIGKILL)
+        self.thaw()
         return self.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: from now on it does nothing, and nobody is told."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(self._nsenter.pid), what="nsenter has stopped itself as well")
+
+    def thaw(self) -> None:
+        """It goes on, told so by nsenter; harmless if it is not frozen."""
+        self._nsenter.send_signal(signal.SIGCONT)
 
     def output(self) -> str:
         """What it has written until now."""

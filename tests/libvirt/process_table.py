@@ -23,6 +23,11 @@ def is_alive(pid: int, /) -> bool:
     return _status(pid).get("State", "Z")[0] not in "ZX"
 
 
+def is_stopped(pid: int, /) -> bool:
+    """Whether it waits for SIGCONT."""
+    return _status(pid).get("State", "Z")[0] == "T"
+
+
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
 

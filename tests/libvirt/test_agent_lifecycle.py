@@ -1,0 +1,109 @@
+"""Whatever becomes of a guest, its locks follow: they are parked, taken again, or free at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.libvirt.agents import Cluster
+from tests.libvirt.guest import Guest
+from tests.libvirt.lab import SharedDisk
+from tests.libvirt.libvirt_host import LibvirtHost
+from tests.libvirt.process_table import is_alive
+from tests.libvirt.waiting import wait_until
+
+FREE_WITHIN_SECONDS = 1.0
+SAVED = "/var/lib/libvirt/saved"
+
+
+def test_a_guest_is_suspended_and_resumed_many_times_and_its_locks_keep_step(
+    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    token = cluster.lock(guest).token
+    for _ in range(5):
+        a.virsh("suspend", guest.name)
+        a.virsh("resume", guest.name)
+        assert cluster.is_held(guest)
+    assert cluster.runs_on(guest) == ["a"]
+    assert cluster.lock(guest).token == token
+
+
+def test_a_guest_that_is_saved_holds_nothing_until_it_is_restored(
+    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    a.virsh("save", guest.name, SAVED)
+    cluster.wait_until_free()
+    a.virsh("restore", SAVED)
+    cluster.check_held_once(guest, by=a)
+    assert cluster.runs_on(guest) == ["a"]
+
+
+def test_a_managed_save_holds_nothing_and_the_next_start_goes_on_with_it(
+    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    a.virsh("managedsave", guest.name)
+    cluster.wait_until_free()
+    assert "restored" in a.virsh("start", guest.name).stdout
+    cluster.check_held_once(guest, by=a)
+    assert cluster.is_held(guest)
+
+
+def test_a_saved_guest_is_not_restored_while_its_disk_is_another_domains(
+    cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    a.virsh("save", guest.name, SAVED)
+    cluster.wait_until_free()
+    b.start(Guest((disk.path,), name="other"))
+    refused = a.virsh("restore", SAVED, check=False)
+    assert f"disk {disk.path} is held by domain other on host b" in refused.stderr
+    assert list(cluster.records.locks()) == ["other"]
+    b.virsh("destroy", "other")
+    cluster.wait_until_free()
+    a.virsh("restore", SAVED)
+    cluster.check_held_once(guest, by=a)
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_the_locks_of_a_guest_that_crashes_are_free_within_a_second(
+    cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk, suspended: bool
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    if suspended:
+        a.virsh("suspend", guest.name)
+        cluster.wait_until_parked(guest)
+    a.kill_qemu(guest.name)
+    assert cluster.wait_until_free() < FREE_WITHIN_SECONDS
+    assert b.start(guest).returncode == 0
+
+
+def test_a_guest_that_is_killed_when_its_agent_cannot_reach_etcd_is_given_back_later(
+    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    a.start(guest)
+    pid = a.qemu_pid(guest.name)
+    assert pid is not None
+    cluster.etcd.pause()
+    a.destroy(guest)
+    wait_until(lambda: not is_alive(pid), what="it is gone")
+    cluster.etcd.resume()
+    cluster.wait_until_free()
+
+
+def test_a_guest_started_again_right_after_its_end_is_not_refused_for_its_own_old_locks(
+    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    for _ in range(3):
+        started = a.start(guest)
+        assert started.returncode == 0, started.stderr
+        a.destroy(guest)
+    cluster.wait_until_free()
