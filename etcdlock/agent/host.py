@@ -72,12 +72,15 @@ class HostAgent:
         self._residents = Residents(processes)
         self._parts: asyncio.TaskGroup | None = None
         self._following: set[asyncio.Task[None]] = set()
+        self._carrying: list[asyncio.Task[None] | None] = []
         self._taking = 0
         self._is_complete = False
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
         self.ready = asyncio.Event()
+        self.all_inherited = asyncio.Event()
+        """Every guest of an earlier agent is armed here, or stopped: that agent's guard may go."""
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -118,6 +121,7 @@ class HostAgent:
             self._inherit(stored)
         self._is_complete = True
         self.ready.set()
+        parts.create_task(self._tell_inherited(set(self._carrying)))
 
     async def _until_stopped(self) -> NoReturn:
         """Wait for that; then until what was begun has been answered, and what was answered has been told etcd."""
@@ -242,13 +246,14 @@ class HostAgent:
 
     # --- what follows, in its own time -----------------------------------------------------------------------------
 
-    def _begin(self, part: Coroutine[Any, Any, None], /) -> None:
+    def _begin(self, part: Coroutine[Any, Any, None], /) -> asyncio.Task[None] | None:
         if self._parts is None:
             part.close()
-            return  # the next agent goes on
+            return None  # the next agent goes on
         task = self._parts.create_task(part)
         self._following.add(task)
         task.add_done_callback(self._following.discard)
+        return task
 
     async def _until_parked(self, resident: Resident, /) -> None:
         """Unless the guest is let run again before that."""
@@ -328,8 +333,14 @@ class HostAgent:
         )
         self.ledger.inherit(stored, resident.guest)
         if guest is not None:
-            self._begin(self._carry_on(resident))  # its turn is the first
+            self._carrying.append(self._begin(self._carry_on(resident)))  # its turn is the first
         self._settle_in(resident)
+
+    async def _tell_inherited(self, carrying: set[asyncio.Task[None] | None], /) -> None:
+        begun = {task for task in carrying if task is not None}
+        if begun:
+            await asyncio.wait(begun)
+        self.all_inherited.set()
 
     async def _carry_on(self, resident: Resident, /) -> None:
         until = self.member.session.stop_at(self._context.timing)

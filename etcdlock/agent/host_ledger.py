@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from etcdlock.agent.context import Context, undisturbed
@@ -35,12 +35,25 @@ from etcdlock.transitions import Transition, Wanted, add_resource, claim, park, 
 Build = Callable[[Session, StoredDomain], Transition]
 
 
+LOOK_FOR_STRAYS_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A domain that another had when our guest ended, and the revision of that, 0 where it was not seen."""
+
+    lost: Holding
+    claimed: int = 0
+
+
 class HostLedger(Ledger):
     """All locks under the sessions of a host's agent."""
 
     def __init__(self, context: Context, /, *, member: Member, guard: Guard) -> None:
         super().__init__(context, member=member, guard=guard)
         self._gone_to_others: dict[UUID, Holding] = {}
+        self._strays: dict[UUID, Stray] = {}
+        self._look_for_strays_at = 0.0
 
     @property
     def holds_nothing(self) -> bool:
@@ -199,7 +212,7 @@ class HostLedger(Ledger):
         """What has gone to another comes back only by being handed back: parked, and with the token it had here."""
         async with self._turn(uuid):
             lost, (found, _) = self._gone_to_others[uuid], await self._look(uuid)
-            if found is None or found.record.state is not LockState.PARKED or found.token != lost.stored.token:
+            if found is None or not _is_back(found, lost):
                 raise _superseded(lost, found)
             del self._gone_to_others[uuid]
             self._held[uuid] = Holding(found, lost.guest)
@@ -286,8 +299,39 @@ class HostLedger(Ledger):
         """The guest is gone: give back whatever it held. As `release` otherwise."""
         await self.release(uuid, until=until)
         self._resting.discard(uuid)
-        self._gone_to_others.pop(uuid, None)
+        if lost := self._gone_to_others.pop(uuid, None):
+            self._strays[uuid] = Stray(lost)
         await self._disarm(guest)
+
+    async def _released(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> None:
+        await super()._released(uuid, holding, session, answer)
+        if uuid not in self._held and answer.stored is not None and not answer.applied:
+            self._strays[uuid] = Stray(holding, answer.stored.mod_revision)
+
+    async def proven(self) -> None:
+        """Also give back what has been handed back to a guest that had ended by then. There is no hurry."""
+        await super().proven()
+        now = self._context.clock.now()
+        if now < self._look_for_strays_at:
+            return
+        self._look_for_strays_at = now + LOOK_FOR_STRAYS_EVERY_SECONDS
+        for uuid, stray in list(self._strays.items()):
+            try:
+                await self._look_for(uuid, stray)
+            except EtcdlockError as error:
+                note("stray_left", level=logging.WARNING, domain=uuid, error=error)
+
+    async def _look_for(self, uuid: UUID, stray: Stray, /) -> None:
+        async with self._turn(uuid):
+            found, _ = await self._look(uuid)
+            if found is not None and uuid not in self._held:
+                if _is_back(found, stray.lost):
+                    self._held[uuid] = replace(stray.lost, stored=found)
+                    await self._release(uuid, until=self._context.clock.now())
+                elif stray.claimed in (0, found.mod_revision):  # whoever has it may not know yet
+                    self._strays[uuid] = replace(stray, claimed=found.mod_revision)
+                    return
+            del self._strays[uuid]
 
 
 def same(resource: Resource, /, *, among: Iterable[Resource]) -> Resource | None:
@@ -299,6 +343,11 @@ def same(resource: Resource, /, *, among: Iterable[Resource]) -> Resource | None
 def named(resource: Resource, /, *, among: Iterable[Resource]) -> list[Resource]:
     """Those of the same name, in whatever mode and under whatever path."""
     return [held for held in among if (held.lockspace, held.name) == (resource.lockspace, resource.name)]
+
+
+def _is_back(found: StoredDomain, lost: Holding) -> bool:
+    """Whether it is as it was when it was claimed: parked, with the token that it had here."""
+    return found.record.state is LockState.PARKED and found.token == lost.stored.token
 
 
 def _superseded(holding: Holding, found: StoredDomain | None) -> Superseded:

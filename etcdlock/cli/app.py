@@ -13,7 +13,7 @@ from etcdlock.cli.exits import exit_for
 from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError, HeldElsewhere
 
-COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "demo")
+COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "agent", "demo")
 
 
 def build() -> typer.Typer:

@@ -56,13 +56,20 @@ class Cluster:
         """The latest one of the host."""
         return self._agents[host.name]
 
+    def start(self, guest: Guest, /, *, on: LibvirtHost) -> None:
+        """Start a guest that nothing keeps from running."""
+        started = on.start(guest)
+        assert started.returncode == 0, started.stderr
+
     def heal(self) -> None:
-        """etcd answers, and every host's agent runs."""
+        """etcd answers, and every host's agent runs and has a session."""
         self.etcd.resume()
         for host in self._lab.hosts:
             self.agent(host).thaw()
             if not self.agent(host).is_running:
                 self.start_agent(host)
+        hosts = {host.name for host in self._lab.hosts}
+        wait_until(lambda: {ref.host for ref in self.records.sessions()} == hosts, what="all hosts have joined")
 
     # --- what is so ------------------------------------------------------------------------------------------------
 

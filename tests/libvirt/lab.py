@@ -98,6 +98,17 @@ class Lab:
         """Undo `unplug`."""
         _do(*self._switch.inside(["ip", "link", "set", _port(host), "up"]))
 
+    @contextmanager
+    def slowed(self, host: LibvirtHost, /, *, kilobits_per_second: int) -> Iterator[None]:
+        """Inside, what it sends goes out that slowly; what it receives does not."""
+        queue = ("dev", "eth0", "root")
+        limit = ("tbf", "rate", f"{kilobits_per_second}kbit", "burst", "16kb", "latency", "400ms")
+        _do(*host.machine.inside(["tc", "qdisc", "add", *queue, *limit]))
+        try:
+            yield
+        finally:
+            _do(*host.machine.inside(["tc", "qdisc", "delete", *queue]))
+
     # --- storage --------------------------------------------------------------------------------------------------
 
     @contextmanager

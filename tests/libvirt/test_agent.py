@@ -12,8 +12,7 @@ def test_a_guest_holds_its_domain_and_all_its_disks_while_it_runs_and_nothing_af
     cluster: Cluster, a: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path, other_disk.path))
-    started = a.start(guest)
-    assert started.returncode == 0, started.stderr
+    cluster.start(guest, on=a)
     cluster.check_held_once(guest, by=a)
     a.destroy(guest)
     cluster.wait_until_free()
@@ -23,14 +22,14 @@ def test_the_same_domain_is_refused_on_another_host_until_it_has_ended_and_virsh
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     refused = b.start(guest)
     assert f"resource busy: domain {guest.name} is held on host a since" in refused.stderr
     assert b.qemu_pid(guest.name) is None
     cluster.check_held_once(guest, by=a)
     a.destroy(guest)
     cluster.wait_until_free()
-    assert b.start(guest).returncode == 0
+    cluster.start(guest, on=b)
     cluster.check_held_once(guest, by=b)
 
 
@@ -38,7 +37,7 @@ def test_another_domain_with_the_same_disk_is_refused_on_another_host_and_virsh_
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest, other = Guest((disk.path,)), Guest((disk.path,), name="other")
-    a.start(guest)
+    cluster.start(guest, on=a)
     refused = b.start(other)
     assert f"resource busy: disk {disk.path} is held by domain {guest.name} on host a since" in refused.stderr
     assert b.qemu_pid(other.name) is None
@@ -49,7 +48,7 @@ def test_a_guest_that_is_refused_one_of_its_disks_leaves_no_lock_on_the_others(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
     guest, other = Guest((disk.path,)), Guest((other_disk.path, disk.path), name="other")
-    a.start(guest)
+    cluster.start(guest, on=a)
     assert "resource busy" in b.start(other).stderr
     a.destroy(guest)
     cluster.wait_until_free()
@@ -59,7 +58,7 @@ def test_a_suspended_guest_is_refused_elsewhere_with_the_word_that_it_is_suspend
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("suspend", guest.name)
     cluster.wait_until_parked(guest)
     assert "suspended there" in b.start(guest).stderr

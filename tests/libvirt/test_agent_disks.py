@@ -21,8 +21,8 @@ def test_a_disk_is_plugged_into_a_guest_and_out_again_and_goes_to_another_domain
     guest = Guest((disk.path,), machine="q35")
     other = Guest((), machine="q35", name="other")
     second = block_disk_xml(other_disk.path, target="sdb")
-    a.start(guest)
-    b.start(other)
+    cluster.start(guest, on=a)
+    cluster.start(other, on=b)
     a.virsh("attach-device", guest.name, *LIVE, stdin=second)
     assert locked(cluster, guest) == {disk.path, other_disk.path}
     refused = b.virsh("attach-device", other.name, *LIVE, stdin=second, check=False)
@@ -38,7 +38,7 @@ def test_a_disk_plugged_into_a_suspended_guest_is_locked_and_the_guest_stays_par
     cluster: Cluster, a: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,), machine="q35")
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("suspend", guest.name)
     cluster.wait_until_parked(guest)
     a.virsh("attach-device", guest.name, *LIVE, stdin=block_disk_xml(other_disk.path, target="sdb"))
@@ -52,7 +52,7 @@ def test_a_disk_plugged_in_goes_along_when_the_guest_migrates(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,), machine="q35")
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("attach-device", guest.name, *LIVE, stdin=block_disk_xml(other_disk.path, target="sdb"))
     moved = a.migrate(guest, to=b)
     assert moved.returncode == 0, moved.stderr
@@ -65,7 +65,7 @@ def test_a_snapshots_overlay_is_locked_beside_the_disk_below_it_and_given_back_w
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest, overlay = Guest((disk.path,)), "/var/lib/libvirt/overlay.qcow2"
-    a.start(guest)
+    cluster.start(guest, on=a)
     spec = f"{guest.target(0)},snapshot=external,file={overlay}"
     a.virsh("snapshot-create-as", guest.name, "now", "--disk-only", "--no-metadata", "--diskspec", spec)
     assert locked(cluster, guest) == {disk.path, overlay}
@@ -86,7 +86,7 @@ def test_a_shareable_disk_goes_to_guests_on_several_hosts_but_not_to_one_that_wa
     shared = block_disk_xml(disk.path, target="sdb", more=("<shareable/>",))
     guests = {a: Guest((), machine="q35", name="one"), b: Guest((), machine="q35", name="two")}
     for host, guest in guests.items():
-        host.start(guest)
+        cluster.start(guest, on=host)
         host.virsh("attach-device", guest.name, *LIVE, stdin=shared)
     assert [locked(cluster, guest) for guest in guests.values()] == [{disk.path}, {disk.path}]
     refused = c.start(Guest((disk.path,), name="alone"))

@@ -36,7 +36,7 @@ def test_a_suspend_is_not_delayed_and_is_told_etcd_when_it_is_back(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     cluster.etcd.pause()
     started = time.monotonic()
     a.virsh("suspend", guest.name)
@@ -52,7 +52,7 @@ def test_a_guest_runs_on_through_an_outage_that_costs_its_host_the_session(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     pid, before = a.qemu_pid(guest.name), cluster.lock(guest)
     cluster.etcd.pause()
     time.sleep(TIMING.ttl_seconds + 0.5)
@@ -66,7 +66,7 @@ def test_guests_are_stopped_when_the_outage_lasts_and_can_be_started_anew_when_i
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     pid = a.qemu_pid(guest.name)
     assert pid is not None
     cluster.etcd.pause()
@@ -82,7 +82,7 @@ def test_a_host_that_is_cut_off_has_stopped_its_guest_before_another_may_start_i
     cluster: Cluster, clean_lab: Lab, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     pid, token = a.qemu_pid(guest.name), cluster.lock(guest).token
     assert pid is not None
     clean_lab.unplug(a)
@@ -98,7 +98,7 @@ def test_what_a_host_held_that_lost_its_power_goes_to_another_host_and_stays_the
     cluster: Cluster, clean_lab: Lab, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     clean_lab.power_off(a)
     b.define(guest)
     wait_until(lambda: b.virsh("start", guest.name, check=False).returncode == 0, what="b has taken it over")

@@ -16,7 +16,7 @@ def test_the_destinations_qemu_dies_before_the_switch_over(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     with migrating(a, guest, to=b) as moved:
         b.kill_qemu(guest.name)
     assert moved.result().returncode != 0
@@ -27,7 +27,7 @@ def test_the_destinations_qemu_dies_at_the_switch_over_before_it_has_the_lock(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     with migrating(a, guest, to=b) as moved:
         cluster.agent(b).freeze()
         cluster.wait_until_parked(guest)
@@ -41,7 +41,7 @@ def test_the_destinations_agent_dies_at_the_switch_over(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     with migrating(a, guest, to=b) as moved:
         cluster.agent(b).freeze()
         cluster.wait_until_parked(guest)
@@ -55,7 +55,7 @@ def test_the_sources_agent_dies_before_the_switch_over(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     with migrating(a, guest, to=b) as moved:
         cluster.agent(a).kill()
     assert moved.result().returncode != 0
@@ -68,7 +68,7 @@ def test_the_sources_agent_dies_before_the_switch_over(
 
 def test_etcd_is_away_at_the_switch_over(cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     with migrating(a, guest, to=b) as moved:
         cluster.etcd.pause()
     assert moved.result().returncode != 0
@@ -83,8 +83,8 @@ def test_the_destination_is_refused_one_of_its_disks(
 ) -> None:
     """There it would have another disk for its second, and that disk another domain has."""
     guest, third = Guest((disk.path,)), Guest((other_disk.path,), name="third")
-    a.start(guest)
-    c.start(third)
+    cluster.start(guest, on=a)
+    cluster.start(third, on=c)
     elsewhere = a.machine.path("/run/elsewhere.xml")
     elsewhere.write_text(replace(guest, disks=third.disks).xml, encoding="ascii")
     with migrating(a, guest, "--xml", "/run/elsewhere.xml", to=b) as moved:
@@ -95,7 +95,7 @@ def test_the_destination_is_refused_one_of_its_disks(
 
 
 def check_it_goes_on(cluster: Cluster, guest: Guest, /, *, source: LibvirtHost, destination: LibvirtHost) -> None:
-    """It runs on the source as if nothing had been, and the next try moves it."""
+    """It runs on the source, held or let run by QEMU itself, and the next try moves it."""
     cluster.check_held_once(guest, by=source)
     assert cluster.runs_on(guest) == [source.name]
     assert destination.qemu_pid(guest.name) is None

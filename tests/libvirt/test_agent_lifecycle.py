@@ -19,7 +19,7 @@ def test_a_guest_is_suspended_and_resumed_many_times_and_its_locks_keep_step(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     token = cluster.lock(guest).token
     for _ in range(5):
         a.virsh("suspend", guest.name)
@@ -33,7 +33,7 @@ def test_a_guest_that_is_saved_holds_nothing_until_it_is_restored(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("save", guest.name, SAVED)
     cluster.wait_until_free()
     a.virsh("restore", SAVED)
@@ -45,10 +45,12 @@ def test_a_managed_save_holds_nothing_and_the_next_start_goes_on_with_it(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("managedsave", guest.name)
     cluster.wait_until_free()
-    assert "restored" in a.virsh("start", guest.name).stdout
+    assert a.virsh("dominfo", guest.name).stdout.split("Managed save:")[1].split()[0] == "yes"
+    a.virsh("start", guest.name)
+    assert a.virsh("dominfo", guest.name).stdout.split("Managed save:")[1].split()[0] == "no"
     cluster.check_held_once(guest, by=a)
     assert cluster.is_held(guest)
 
@@ -57,10 +59,10 @@ def test_a_saved_guest_is_not_restored_while_its_disk_is_another_domains(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("save", guest.name, SAVED)
     cluster.wait_until_free()
-    b.start(Guest((disk.path,), name="other"))
+    cluster.start(Guest((disk.path,), name="other"), on=b)
     refused = a.virsh("restore", SAVED, check=False)
     assert f"disk {disk.path} is held by domain other on host b" in refused.stderr
     assert list(cluster.records.locks()) == ["other"]
@@ -75,20 +77,20 @@ def test_the_locks_of_a_guest_that_crashes_are_free_within_a_second(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk, suspended: bool
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     if suspended:
         a.virsh("suspend", guest.name)
         cluster.wait_until_parked(guest)
     a.kill_qemu(guest.name)
     assert cluster.wait_until_free() < FREE_WITHIN_SECONDS
-    assert b.start(guest).returncode == 0
+    cluster.start(guest, on=b)
 
 
 def test_a_guest_that_is_killed_when_its_agent_cannot_reach_etcd_is_given_back_later(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     pid = a.qemu_pid(guest.name)
     assert pid is not None
     cluster.etcd.pause()
@@ -103,7 +105,6 @@ def test_a_guest_started_again_right_after_its_end_is_not_refused_for_its_own_ol
 ) -> None:
     guest = Guest((disk.path,))
     for _ in range(3):
-        started = a.start(guest)
-        assert started.returncode == 0, started.stderr
+        cluster.start(guest, on=a)
         a.destroy(guest)
     cluster.wait_until_free()

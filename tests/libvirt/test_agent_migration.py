@@ -19,7 +19,7 @@ def test_in_many_migrations_a_third_host_that_grabs_for_a_disk_all_the_time_neve
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, c: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path, other_disk.path))
-    a.start(guest)
+    cluster.start(guest, on=a)
     before, first = cluster.records.revision(), cluster.lock(guest).token
     journey = [(a, b), (b, a)] * (MIGRATIONS // 2)
     with contending(c, name=disk.path) as contended:
@@ -42,7 +42,7 @@ def test_a_guest_that_is_paused_when_it_migrates_arrives_paused_and_is_resumed_t
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("suspend", guest.name)
     moved = a.migrate(guest, to=b)
     assert moved.returncode == 0, moved.stderr

@@ -66,7 +66,7 @@ def test_a_guest_runs_on_and_can_be_suspended_and_resumed_and_moved_when(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk, happens: Mishap
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     pid, token = a.qemu_pid(guest.name), cluster.lock(guest).token
     happens(cluster, a)
     assert (a.qemu_pid(guest.name), cluster.runs_on(guest)) == (pid, ["a"])
@@ -92,7 +92,7 @@ def test_a_suspended_guest_stays_so_and_can_be_resumed_when(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk, happens: Mishap
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     a.virsh("suspend", guest.name)
     cluster.wait_until_parked(guest)
     token = cluster.lock(guest).token
@@ -107,13 +107,13 @@ def test_what_a_guest_held_that_ended_while_no_agent_ran_is_given_back_by_the_ne
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
     guest = Guest((disk.path,))
-    a.start(guest)
+    cluster.start(guest, on=a)
     cluster.agent(a).kill()
     a.destroy(guest)
     assert list(cluster.records.locks()) == [guest.name]
     cluster.start_agent(a)
     cluster.wait_until_free()
-    assert b.start(guest).returncode == 0
+    cluster.start(guest, on=b)
 
 
 def test_an_agent_without_guests_that_is_told_to_end_takes_its_session_with_it(
@@ -143,4 +143,4 @@ def test_a_second_agent_on_a_host_is_refused_and_the_first_goes_on(
     assert second.returncode != 0
     assert "agent" in second.stderr
     assert first.is_running
-    assert a.start(Guest((disk.path,))).returncode == 0
+    cluster.start(Guest((disk.path,)), on=a)

@@ -78,7 +78,7 @@ class Chaos:
         """Nothing is locked once all guests are gone, whatever they went through, and nothing is left of the agents."""
         for vm in self.guests():
             vm.guest.end()
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(150.0)
         assert not self.world.etcd.contents(KEYS.domains)
         for host in self.hosts:
             assert host.agent is not None
