@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench system-deps clean
+.PHONY: demo test test-libvirt lint bench system-deps clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.embedded
@@ -13,6 +13,10 @@ demo: $(VENV)/.embedded
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+# A real libvirt on hosts in namespaces of their own, as root: some minutes.
+test-libvirt: $(VENV)/.test
+	$(BIN)/python -m pytest tests/libvirt $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from etcdlock.ports import Get, Guard, Guest, KeyRange, Txn, TxnResult
 from etcdlock.records import decode_domain, decode_first, decode_resource
 from etcdlock.session import Session
 from etcdlock.takeover import Obstacles, blockers, extend
-from etcdlock.transitions import Transition, Wanted, add_resource, claim, park, remove_resource, unpark
+from etcdlock.transitions import Transition, Wanted, add_resource, claim, park, release, remove_resource, unpark
 
 Build = Callable[[Session, StoredDomain], Transition]
 
@@ -325,13 +325,20 @@ class HostLedger(Ledger):
         async with self._turn(uuid):
             found, _ = await self._look(uuid)
             if found is not None and uuid not in self._held:
-                if _is_back(found, stray.lost):
-                    self._held[uuid] = replace(stray.lost, stored=found)
-                    await self._release(uuid, until=self._context.clock.now())
-                elif stray.claimed in (0, found.mod_revision):  # whoever has it may not know yet
+                if not _is_back(found, stray.lost) and stray.claimed in (0, found.mod_revision):
                     self._strays[uuid] = replace(stray, claimed=found.mod_revision)
+                    return  # whoever has it may not know yet
+                if _is_back(found, stray.lost) and not await self._given_back(found):
                     return
             del self._strays[uuid]
+
+    async def _given_back(self, found: StoredDomain, /) -> bool:
+        session = self._member.usable()
+        change = release(self._keys, session, found)
+        answer = await self._courier.send(change, session=session, until=self._context.clock.now())
+        if not answer.applied:
+            self._courier.keep_in_step(session, answer)
+        return answer.applied
 
 
 def same(resource: Resource, /, *, among: Iterable[Resource]) -> Resource | None:

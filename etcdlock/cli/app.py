@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 import typer
@@ -13,7 +14,7 @@ from etcdlock.cli.exits import exit_for
 from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError, HeldElsewhere
 
-COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "agent", "demo")
+COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "demo")
 
 
 def build() -> typer.Typer:
@@ -52,14 +53,19 @@ def _everywhere(
 def run_command_line() -> int:
     """Run what `sys.argv` says; the exit code, with every error shown on stderr (as JSON with --json)."""
     log_to_stderr()
+    return exit_code_of(lambda: build()(prog_name="etcdlock", standalone_mode=True))
+
+
+def exit_code_of(program: Callable[[], object], /) -> int:
+    """Run it, show its error if it has one, and say how it ended; a number that it returns is its exit code."""
     try:
-        build()(prog_name="etcdlock", standalone_mode=True)
+        ended = program()
     except EtcdlockError as error:
         _show(error, as_json="--json" in _own_arguments())
         return int(exit_for(error))
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
-    return 0
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
+    return ended if isinstance(ended, int) else 0
 
 
 def _own_arguments() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_the_error_tree_in_the_docstring_is_the_one_in_the_code() -> None:
         item.__name__: item.__base__.__name__ if item.__base__ and item is not errors.EtcdlockError else ""
         for item in classes
     }
+
+
+def test_every_folder_of_tests_is_run_by_one_of_the_commands() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    run = {*listed["testpaths"], *re.findall(r"pytest (tests/\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"))}
+    assert run == {relative(path.parent) for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

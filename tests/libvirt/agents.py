@@ -48,7 +48,7 @@ class Cluster:
 
     def start_agent(self, host: LibvirtHost, /) -> None:
         """Start the host's agent and wait until it serves libvirt."""
-        agent = host.start_python("etcdlock", "agent", "--log-level", "info", env=self.environment(host))
+        agent = host.start_python("tests.libvirt.agent_program", env=self.environment(host))
         self._agents[host.name] = agent
         host.wait_until_accepts(LOCK_SOCKET, program=agent)
 

@@ -269,6 +269,25 @@ def test_a_claim_that_nobody_was_told_of_goes_back_to_its_source_which_runs_on(
     play(scenario)
 
 
+@pytest.mark.parametrize("asks", [False, True], ids=["never told", "told that it has gone"])
+def test_what_goes_back_to_a_guest_that_has_ended_meanwhile_is_given_back(play: Play, asks: bool) -> None:
+    async def scenario(world: World) -> None:
+        a, b, vm = await pair(world)
+        b.host.store.lose(Fault.ANSWER, when=claims)
+        await claim_unheard(world, a, b, vm)
+        if asks:
+            with pytest.raises(Superseded):
+                await a.resume(vm)
+        vm.guest.end()
+        await asyncio.sleep(3.0)
+        b.host.store.mend()
+        await asyncio.sleep(100.0)
+        assert not world.etcd.contents(KEYS.domains)
+        await b.start(VM, X)
+
+    play(scenario)
+
+
 @pytest.mark.parametrize("half_millisecond", range(40))
 def test_a_destination_that_dies_at_any_instant_leaves_the_guest_to_its_source_unless_it_might_have_run(
     play: Play, half_millisecond: int
