@@ -73,7 +73,7 @@ class HostLedger(Ledger):
         """Say so in etcd, so that the destination of a migration may claim the domain. Raises `Superseded`."""
         async with self._turn(uuid):
             stored = await self._current(uuid, until=until)
-            if stored.record.state is LockState.PARKED or uuid not in self._resting:
+            if stored.record.state is LockState.PARKED:
                 return stored
             return await self._change(
                 uuid, lambda session, old: park(self._keys, session, old, request=self._context.fresh_id()), until=until

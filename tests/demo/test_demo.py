@@ -33,7 +33,7 @@ def test_all_seven_steps_are_so() -> None:
     assert told[1][0].startswith("A: guest runs")
     assert re.search(r"B: refused \(exit 100\): domain demo is held on host A .* host A is alive", told[2][0])
     assert told[3][-1].startswith("A: guest killed")
-    assert re.search("etcd: B has proven the end of session A/[0-9a-f]+: silence, key missing for 6 s", told[4][0])
+    assert re.search("etcd: B has proven the end of session A/run-[0-9a-f]+: silence, key missing for 6 s", told[4][0])
     assert told[4][1].startswith("B: guest runs")
     assert told[5][-1].startswith("A: guest runs")
     assert "its guest is the same" in told[6][-1]

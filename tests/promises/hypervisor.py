@@ -281,8 +281,8 @@ class Hypervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def hypervisor(world: World, name: str, *, death_seconds: float = 0.0, **bent: float) -> Hypervisor:
+async def hypervisor(world: World, name: str, *, death_seconds: float = 0.0, boot: str = "") -> Hypervisor:
     """A host of its own whose agent serves."""
-    made = Hypervisor(world, world.host(name, **bent), death_seconds=death_seconds)
+    made = Hypervisor(world, world.host(name, boot=boot), death_seconds=death_seconds)
     await made.bring_up()
     return made

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from etcdlock.errors import EtcdlockError
+from etcdlock.errors import EtcdlockError, Refused
 from etcdlock.model import LockState
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import Hypervisor, hypervisor
@@ -82,6 +82,23 @@ def test_an_agent_told_to_end_ends_in_time_though_etcd_is_away(play: Play, held:
             a.pause(vm)
         async with asyncio.timeout(20.0):
             await a.stop_agent()
+
+    play(scenario)
+
+
+def test_while_an_agent_says_what_it_still_has_to_say_nothing_new_is_taken(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = await hypervisor(world, "a")
+        vm = await a.start(VM, X)
+        a.host.store.cut()
+        a.pause(vm)
+        stopping = asyncio.ensure_future(a.stop_agent())
+        await asyncio.sleep(0.1)
+        with pytest.raises(Refused, match="starting or stopping"):
+            await a.start(OTHER, Y)
+        a.host.store.mend()
+        await stopping
+        assert a.state(VM) is LockState.PARKED
 
     play(scenario)
 

@@ -134,13 +134,48 @@ def test_what_etcdlock_run_holds_on_the_host_is_left_alone(play: Play) -> None:
         run = world.start(a.host, OTHER, Y)
         guest = await world.until_runs(run)
         await a.start(VM, X)
+        assert a.agent is not None
+        session = a.agent.member.session.ref
         before = a.record(OTHER)
         await restarted(a)
+        assert a.agent.member.session.ref == session
         await asyncio.sleep(5.0)
         assert a.record(OTHER) == before
         assert guest.runs
-        assert a.agent is not None
         assert len(a.agent.residents) == 1
+
+    play(scenario)
+
+
+def test_another_host_on_the_same_kernel_keeps_what_is_its_own(play: Play) -> None:
+    """As containers are: they share a boot, and see nothing of each other's processes."""
+
+    async def scenario(world: World) -> None:
+        a, b = await hypervisor(world, "a", boot="shared"), await hypervisor(world, "b", boot="shared")
+        vm = await a.start(VM, X)
+        await restarted(b)
+        await asyncio.sleep(5.0)
+        assert (a.state(VM), vm.runs) == (LockState.HELD, True)
+
+    play(scenario)
+
+
+def test_after_a_reset_nothing_is_adopted_but_the_disks_may_be_taken_at_once(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = await hypervisor(world, "a")
+        old = await a.start(OTHER, Y)
+        a.host.store.cut()
+        a.kill_agent()
+        old.guest.kill()
+        again = Hypervisor(world, world.boot_again(a.host, boot="the next"))
+        await again.bring_up()
+        await asyncio.sleep(3.0)
+        assert again.record(OTHER) is not None
+        vm = await again.start(VM, X)
+        await again.plug(vm, Y)
+        left = again.record(OTHER)
+        assert left is not None
+        assert left.record.resources == ()
 
     play(scenario)
 

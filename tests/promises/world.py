@@ -166,8 +166,8 @@ class World:
         self.agents: list[Agent] = []
         self.hypervisors: list[Hypervisor] = []
 
-    def host(self, name: str, **bent: float) -> Host:
-        host = Host(name, self.etcd, **bent)  # type: ignore[arg-type]
+    def host(self, name: str, *, boot: str = "", **bent: float) -> Host:
+        host = Host(name, self.etcd, boot=boot, **bent)  # type: ignore[arg-type]
         self.hosts.append(host)
         return host
 
