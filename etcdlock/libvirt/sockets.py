@@ -83,15 +83,22 @@ def _inherited(path: str, environment: Mapping[str, str]) -> socket.socket | Non
 
 
 def _listens_at(path: str, descriptor: int) -> bool:
-    try:
-        probe = socket.socket(fileno=os.dup(descriptor))
-    except OSError:  # not open, or no socket
+    if not _is_socket(descriptor):
         return False
+    probe = socket.socket(fileno=os.dup(descriptor))
     with probe:
         if (probe.family, probe.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
             return False
         listens = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         return bool(listens) and os.path.realpath(probe.getsockname()) == os.path.realpath(path)
+
+
+def _is_socket(descriptor: int) -> bool:
+    """Asked before it is copied: a copy of what is no socket would stay open, and with it another's pipe."""
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # not open
+        return False
 
 
 @contextmanager

@@ -162,3 +162,14 @@ def test_descriptors_are_allowed_as_far_as_may_be_and_never_fewer() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_looking_for_systemds_socket_leaves_no_copy_of_anything_else_open(tmp_path: Path) -> None:
+    ends = os.pipe()
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+    given = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(max(ends) - 2)}
+    listener = listen(str(tmp_path / "socket"), environment=given)
+    listener.socket.close()
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    for end in ends:
+        os.close(end)

@@ -17,7 +17,7 @@ from etcdlock.errors import EtcdlockError, Unreachable
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
 from etcdlock.ports import KeyRange
 from etcdlock.records import decode_domain
-from etcdlock.testing import FakeGuard, FakeGuest, FakeProcesses
+from etcdlock.testing import Answered, FakeGuard, FakeGuest, FakeProcesses, Outcome
 from tests.promises.span import FOR_EVER, Span
 from tests.promises.stalled import Stall
 from tests.promises.world import KEYS, PIDS_PER_RUN, Host, World
@@ -231,6 +231,11 @@ class Hypervisor:
     def state(self, who: DomainId) -> LockState | None:
         stored = self.record(who)
         return None if stored is None else stored.record.state
+
+    def is_in_doubt(self, *, since: int = 0) -> bool:
+        """Whether an answer to it was lost, since that many entries of etcd's history."""
+        told = (entry for entry in self.world.etcd.history[since:] if isinstance(entry, Answered))
+        return any((entry.client, entry.outcome) == (self.host.name, Outcome.UNKNOWN) for entry in told)
 
     def spans(self) -> Sequence[Span]:
         """What ran here, and still runs."""

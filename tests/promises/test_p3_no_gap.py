@@ -9,7 +9,7 @@ import pytest
 
 from etcdlock.errors import EtcdlockError, HeldElsewhere, Superseded
 from etcdlock.ports import Put, Txn
-from etcdlock.testing import Answered, Fault, Outcome
+from etcdlock.testing import Fault
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, Vm, hypervisor
 from tests.promises.judge import moments
@@ -224,19 +224,15 @@ def test_a_claim_whose_answer_is_lost_is_settled_and_the_guest_goes_on_at_its_de
     play(scenario)
 
 
-async def claim_unheard(world: World, a: Hypervisor, b: Hypervisor, vm: Vm) -> None:
+async def claim_unheard(a: Hypervisor, b: Hypervisor, vm: Vm) -> None:
     """A claim that nobody hears of, from a host that etcd does not answer after that; the guest there is killed."""
     a.pause(vm)
     asking = asyncio.ensure_future(b.start(VM, X, Y, incoming=True))
-    while not any(is_unknown(entry, b) for entry in world.etcd.history):
+    while not b.is_in_doubt():
         await asyncio.sleep(0.0001)
     b.host.store.cut()
     with pytest.raises(EtcdlockError):
         await asking
-
-
-def is_unknown(entry: object, host: Hypervisor) -> bool:
-    return isinstance(entry, Answered) and (entry.client, entry.outcome) == (host.host.name, Outcome.UNKNOWN)
 
 
 @pytest.mark.parametrize(("fault", "delay"), [(Fault.REQUEST, 0.0), (Fault.ANSWER, 0.0), (Fault.LATE, 3.0)])
@@ -249,7 +245,7 @@ def test_a_claim_that_nobody_was_told_of_goes_back_to_its_source_which_runs_on(
         a, b, vm = await pair(world)
         since, token = world.etcd.revision, vm.token
         b.host.store.lose(fault, when=claims, delay_seconds=delay)
-        await claim_unheard(world, a, b, vm)
+        await claim_unheard(a, b, vm)
         if impatient:
             for _ in range(3):
                 with suppress(Superseded):
@@ -274,7 +270,7 @@ def test_what_goes_back_to_a_guest_that_has_ended_meanwhile_is_given_back(play: 
     async def scenario(world: World) -> None:
         a, b, vm = await pair(world)
         b.host.store.lose(Fault.ANSWER, when=claims)
-        await claim_unheard(world, a, b, vm)
+        await claim_unheard(a, b, vm)
         if asks:
             with pytest.raises(Superseded):
                 await a.resume(vm)
