@@ -28,10 +28,10 @@ def describe_blocker(blocker: Blocker, /, *, timing: Timing, needs: str = "silen
             "the records disagree, and nobody takes it for free; see 'etcdlock doctor'"
         )
     holder = "" if blocker.resource is None else f" by domain {domain}"
-    parked = ", suspended there" if blocker.state is LockState.PARKED else ""
+    parked = "suspended there, " if blocker.state is LockState.PARKED else ""
     return (
-        f"{what} is held{holder} on host {escaped(blocker.owner.host)} since {_time(blocker.since)}{parked} "
-        f"(token {blocker.token}); {_advice(blocker, timing, needs)}"
+        f"{what} is held{holder} on host {escaped(blocker.owner.host)} since {_time(blocker.since)} "
+        f"({parked}token {blocker.token}); {_advice(blocker, timing, needs)}"
     )
 
 

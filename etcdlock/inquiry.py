@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from etcdlock.errors import InvalidInput, SessionAlive
+from etcdlock.errors import CorruptRecord, InvalidInput, SessionAlive
 from etcdlock.identity import escaped
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Blocker, Mode, Resource, SessionRef, StoredResource
@@ -69,6 +69,15 @@ def answer(survey: Survey, question: Question, /, *, keys: Keyspace) -> Answer:
         locks=(*domains, *holders.values()),
         unreadable=_unreadable(survey, question, rivals=(item for item, _ in rivals), keys=keys),
     )
+
+
+def check_readable(question: Question, found: Answer, /) -> None:
+    """Raises `CorruptRecord` where nothing was found, but a record that would tell could not be read."""
+    if found.unreadable and not found.blockers:
+        first = found.unreadable[0]
+        raise CorruptRecord(
+            f"it cannot be told who holds {question}: {first.text}", key=first.key, hint="see 'etcdlock doctor'"
+        )
 
 
 def _is_asked(lock: LockView, question: Question) -> bool:

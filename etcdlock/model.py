@@ -19,7 +19,7 @@ class Mode(StrEnum):
 
 
 class LockState(StrEnum):
-    """A domain's lock: HELD, its guest may run; PARKED, the guest exists and its vCPUs are stopped."""
+    """A domain's lock: HELD, its guest may run; PARKED, it was stopped, and nobody has asked to let it run since."""
 
     HELD = "held"
     PARKED = "parked"

@@ -20,7 +20,6 @@ from etcdlock.identity import escaped
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     Blocker,
-    LockState,
     Obituary,
     Resource,
     SessionRecord,
@@ -51,7 +50,7 @@ class Takeover(StrEnum):
     NO = "no"
     """Its owner lives."""
     NOW = "now"
-    """Its owner is proven dead, or has gone and left it parked."""
+    """Its owner is proven dead."""
     AFTER_SILENCE = "after silence"
     """Once its owner's session has been seen missing for the hold-off, or somebody confirms that it is off."""
     AFTER_CONFIRMATION = "after confirmation"
@@ -120,8 +119,6 @@ class LockView:
             return Takeover.NOW
         if not self.stale:
             return Takeover.NO
-        if self.stored.record.state is LockState.PARKED:
-            return Takeover.NOW
         return Takeover.AFTER_SILENCE if needs == "silence" else Takeover.AFTER_CONFIRMATION
 
     def blocker(self, resource: Resource | None, /) -> Blocker:

@@ -1,8 +1,9 @@
 """What stands in the way of an acquire, and when it may be taken away; pure.
 
-A lock of another session is given away only with a proof of that session's end which is itself a record in etcd (its
-obituary), or if it is parked, so that its guest's vCPUs are stopped, and its session's key is gone. What was read only
-proposes; the transaction compares every proof and every record again, so nothing that changed in between is taken.
+A lock of another session is given away only with a proof of that session's end which is itself a record in etcd: its
+obituary. That the lock is parked proves nothing: its guest was stopped once, and may have been let run on by whoever
+runs it without a word to anybody. What was read only proposes; the transaction compares every proof and every record
+again, so nothing that changed in between is taken.
 
 All that is wanted is taken in one transaction: the domain itself, free resources, and resources of any number of dead
 domains, whose own records are rewritten without them.
@@ -18,7 +19,6 @@ from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     Blocker,
     DomainRecord,
-    LockState,
     Obituary,
     Resource,
     SessionRef,
@@ -78,10 +78,8 @@ class Evidence:
     obituaries: Mapping[SessionRef, Obituary] = field(default_factory=dict)
 
     def may_be_taken(self, stored: StoredDomain, /) -> bool:
-        """Whether there is a proof, or the domain is parked and its session gone."""
-        owner = stored.record.owner
-        parked = stored.record.state is LockState.PARKED and owner not in self.living
-        return owner in self.obituaries or parked
+        """Whether there is a proof of its owner's end."""
+        return stored.record.owner in self.obituaries
 
 
 def look_at_domains(keys: Keyspace, uuids: frozenset[UUID], /) -> Txn:
@@ -150,7 +148,7 @@ def take_over(
         given_up=old,
         compares=(
             unchanged(key, before.mod_revision) if before else absent(KeyRange(key)),
-            *_proofs(keys, [before] if before else [], evidence),
+            *_proofs(keys, [before] if before else []),
         ),
         obstacles=obstacles,
         evidence=evidence,
@@ -217,7 +215,7 @@ def _seize(
             own(keys, session),
             *compares,
             *(unchanged(keys.domain(victim.record.domain.uuid), victim.mod_revision) for victim in victims),
-            *_proofs(keys, victims, evidence),
+            *_proofs(keys, victims),
             *(nothing_newer(keys.rivals(resource), obstacles.revision) for resource in taken),
         ),
         success=(*writes, *(Delete(KeyRange(key)) for key in sorted((given_up | theirs) - written))),
@@ -226,13 +224,9 @@ def _seize(
     return Transition(txn, domain.uuid, record)
 
 
-def _proofs(keys: Keyspace, taken_from: list[StoredDomain], evidence: Evidence) -> tuple[Compare, ...]:
-    proofs = {}
-    for stored in taken_from:
-        owner = stored.record.owner
-        proven = owner in evidence.obituaries
-        proofs[owner] = present(keys.obituary(owner)) if proven else absent(KeyRange(keys.session(owner)))
-    return tuple(proofs[owner] for owner in sorted(proofs))
+def _proofs(keys: Keyspace, taken_from: list[StoredDomain]) -> tuple[Compare, ...]:
+    owners = {stored.record.owner for stored in taken_from}
+    return tuple(present(keys.obituary(owner)) for owner in sorted(owners))
 
 
 def _same(one: Resource, other: Resource) -> bool:

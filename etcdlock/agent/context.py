@@ -62,14 +62,14 @@ class Context:
             raise Unreachable(str(error)) from error
 
     def patiently(self, *, until: float) -> AsyncRetrying:
-        """Repeat what failed for want of an answer, with exponential backoff and jitter, until the clock says `until`.
+        """Repeat what failed for want of an answer, with exponential backoff and jitter; no try begins after `until`.
 
         Only for what may be repeated: connecting, joining, reads, barriers. Never round another transaction.
         """
         return AsyncRetrying(
             sleep=self.clock.sleep,
             stop=_when_past(self.clock, until),
-            wait=lambda state: self.backoff_seconds(state.attempt_number),
+            wait=lambda state: min(self.backoff_seconds(state.attempt_number), max(until - self.clock.now(), 0.0)),
             retry=retry_if_exception_type((Unreachable, OutcomeUnknown)),
             reraise=True,
         )

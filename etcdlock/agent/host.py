@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, NoReturn
+from uuid import UUID
 
+from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.host_ledger import HostLedger, named, same
 from etcdlock.agent.member import Member
 from etcdlock.agent.observer import Observer
-from etcdlock.agent.residents import Resident, Residents
+from etcdlock.agent.patience import ask_until_answered
+from etcdlock.agent.residents import Asked, Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
 from etcdlock.errors import (
     EtcdlockError,
@@ -30,14 +34,16 @@ from etcdlock.errors import (
     NoSuchGuest,
     NotLocked,
     NotTheOwner,
-    OutcomeUnknown,
     Refused,
     Superseded,
 )
+from etcdlock.identity import stays_behind
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
-from etcdlock.ports import Guard, Processes
+from etcdlock.ports import Guard, Processes, Store
 from etcdlock.transitions import Wanted
+
+Work = Callable[[Asked], Awaitable[None]]
 
 AGAIN_SECONDS = 1.0
 PAUSE_SECONDS = 0.05
@@ -47,7 +53,8 @@ class HostAgent:
     """Holds the locks of a host's guests. `run` must go on for as long as anything is held.
 
     `acquire_seconds` bounds what a door waits for; the door itself must wait a little longer, so that a yes which it
-    passes on is one that was given. A `guard` beside our own goes on while no agent runs.
+    passes on is one that was given. A `guard` beside our own goes on while no agent runs. Where there is a
+    `ledger_store`, locks are changed through it: heartbeats and joining never wait behind them.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class HostAgent:
         acquire_seconds: float,
         join_seconds: float,
         guard: Guard | None = None,
+        ledger_store: Store | None = None,
     ) -> None:
         self._context = context
         self._processes = processes
@@ -67,7 +75,8 @@ class HostAgent:
         self._enforcer = Enforcer(context.clock, timing=context.timing)
         both = Together(self._enforcer, guard) if guard else self._enforcer
         self.member = Member(context, guard=both)
-        self.ledger = HostLedger(context, member=self.member, guard=both)
+        ledger_context = replace(context, store=ledger_store) if ledger_store else context
+        self.ledger = HostLedger(ledger_context, member=self.member, guard=both)
         self._observer = Observer(context)
         self._residents = Residents(processes)
         self._parts: asyncio.TaskGroup | None = None
@@ -81,6 +90,10 @@ class HostAgent:
         self.ready = asyncio.Event()
         self.all_inherited = asyncio.Event()
         """Every guest of an earlier agent is armed here, or stopped: that agent's guard may go."""
+
+    def find(self, uuid: UUID, /) -> Resident | None:
+        """The guest that lives under a domain's UUID."""
+        return self._residents.find(uuid)
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -159,28 +172,38 @@ class HostAgent:
 
         Raises `HeldElsewhere`, `Superseded` where another host has claimed it, and whatever else says why not.
         """
+        with answer_noted(self._context.clock, owner.domain, resource):
+            await self.ask(owner, lambda asked: self._take(asked, resource))
+
+    async def ask(self, owner: Owner, work: Work, /) -> None:
+        """Do in the guest's turn what is asked for it, again while etcd does not answer. What it raises is a no."""
         until = self._until(self._acquire_seconds)
         self._taking += 1
         try:
             resident = await self._alone(owner, until=until)
             async with resident.turn:
-                await self._take_or_say_no(resident, resource, until=until)
+                await self._do_or_say_no(resident, work, until=until)
         finally:
             self._taking -= 1
 
-    async def _take_or_say_no(self, resident: Resident, resource: Resource, /, *, until: float) -> None:
-        """In the guest's turn."""
-        self._check_ready()
-        if resident.gone:
-            raise NoSuchGuest(f"{resident.owner} is gone")
+    async def _do_or_say_no(self, resident: Resident, work: Work, /, *, until: float) -> None:
+        """The last try begins early enough to have ended by then, also if its answer is lost and must be settled."""
+        one = min(self._context.timing.try_timeout_seconds, self._acquire_seconds / 2)
         try:
-            await self._take(resident, resource, until=until)
+            asked = Asked(resident, until=until - one, late=until)
+            await ask_until_answered(self._context, lambda: self._do(asked, work), until=until - 2 * one)
         except EtcdlockError as error:
             await self._say_no(resident, error)
             raise
 
-    async def _take(self, resident: Resident, resource: Resource, /, *, until: float) -> None:
-        uuid = resident.uuid
+    async def _do(self, asked: Asked, work: Work, /) -> None:
+        self._check_ready()
+        if asked.resident.gone:
+            raise NoSuchGuest(f"{asked.resident.owner} is gone")
+        await work(asked)
+
+    async def _take(self, asked: Asked, resource: Resource, /) -> None:
+        resident, uuid, until = asked.resident, asked.resident.uuid, asked.until
         stored = await self._held(resident, resource, until=until)
         held = same(resource, among=stored.record.resources)
         runs = held is not None and held not in resident.closed
@@ -188,11 +211,25 @@ class HostAgent:
             await self.ledger.unpark(uuid, until=until)
         else:  # a disk that comes to a guest; if its vCPUs are stopped, they stay so
             await self.ledger.add(uuid, resource, until=until)
-        if self._context.clock.now() >= until:
-            raise OutcomeUnknown(f"{resource}: taken too late for whoever has asked", hint="try again")
-        self.ledger.told(uuid)
+        asked.check_in_time(self._context.clock.now())
         resident.closed.discard(held)
         resident.rests = resident.rests and not runs
+        self.tell(resident)
+
+    def tell(self, resident: Resident, /) -> None:
+        """A yes goes out: the guest may run. In its turn."""
+        resident.arrives = False
+        self.ledger.told(resident.uuid)
+        self._leave_behind(resident)
+
+    def _leave_behind(self, resident: Resident, /) -> None:
+        """Files that another host has for itself did not come along with a guest that has arrived for good."""
+        holding = self.ledger.holding(resident.uuid)
+        found = () if holding is None else holding.stored.record.resources
+        left = {resource for resource in found if stays_behind(resource, host=self._context.host)}
+        if left - resident.closed:
+            resident.closed |= left
+            self._begin(self._until_removed(resident))
 
     async def _held(self, resident: Resident, resource: Resource, /, *, until: float) -> StoredDomain:
         """The domain's lock, taken with this resource if it is not held yet."""
@@ -213,7 +250,8 @@ class HostAgent:
 
     async def _say_no(self, resident: Resident, error: EtcdlockError, /) -> None:
         """What rested rests on, also in etcd; what was claimed goes back; who is silent is watched from now on."""
-        await self.ledger.hand_back(resident.uuid)
+        if not resident.arrives:  # else that is for whoever has been told that it may arrive
+            await self.ledger.hand_back(resident.uuid)
         if resident.rests:
             self._begin(self._until_parked(resident))
         if isinstance(error, HeldElsewhere):
@@ -261,7 +299,7 @@ class HostAgent:
             async with resident.turn:
                 if not resident.rests or self.ledger.holding(resident.uuid) is None:
                     return
-                await self.ledger.rest(resident.uuid)
+                self.ledger.rest(resident.uuid)
                 if await self._done(self.ledger.park(resident.uuid, until=self._until(0.0)), resident):
                     return
             await self._context.clock.sleep(AGAIN_SECONDS)
@@ -347,10 +385,10 @@ class HostAgent:
         async with resident.turn:
             try:
                 await self.ledger.adopt(resident.uuid, until=until)
+                self._leave_behind(resident)
             except EtcdlockError as error:
                 note("not_adopted", level=logging.ERROR, domain=resident.owner.domain, error=error)
-                if not resident.rests:
-                    resident.guest.kill()
+                resident.guest.kill()  # the earlier agent's guard goes, and no other has taken it in
 
 
 class _Stopped(Exception):

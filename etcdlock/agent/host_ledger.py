@@ -2,11 +2,14 @@
 
 Guaranteed, besides what `Ledger` guarantees: a change is sent only for a domain that names the session it is sent
 under, and only when every earlier outcome of that domain is known; so nothing is answered with yes while the record may
-name a session whose end might have been proven, or may yet be parked. A guest whose vCPUs are stopped (`rest`) is not
-armed; it is armed again before anybody is told that it may run.
+name a session whose end might have been proven, or may yet be parked.
 
-A guest that runs and is found to have been superseded is killed. One that rests is not: it cannot run without a yes,
-and never gets one, unless whoever claimed its domain hands it back without having run it.
+A guest that rests, because its vCPUs have stopped, stays armed like any other: what runs it may let it run on without
+asking, as QEMU does after a migration that fails at its very end. A guest whose domain has gone to another is killed,
+with one exception: one that rests and whose domain was claimed. A claim comes from a destination that has all of the
+guest's memory, and from then on the source runs on only if libvirt lets it, which asks; it may get the domain back if
+the destination never ran. Such a guest stays armed under the session that its domain named, and ends with it. Claim and
+takeover are told apart by what a takeover needs: the obituary of that session.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from etcdlock.agent.context import Context, undisturbed
+from etcdlock.agent.context import Context
 from etcdlock.agent.courier import Answer
 from etcdlock.agent.ledger import MOST_ATTEMPTS, Holding, Ledger
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
 from etcdlock.agent.waiting import until_changed
-from etcdlock.errors import EtcdlockError, HeldElsewhere, Refused, SessionLost, Superseded, Unreachable
+from etcdlock.errors import EtcdlockError, HeldElsewhere, NotLocked, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import LockState, Mode, Resource, StoredDomain
@@ -52,6 +55,7 @@ class HostLedger(Ledger):
     def __init__(self, context: Context, /, *, member: Member, guard: Guard) -> None:
         super().__init__(context, member=member, guard=guard)
         self._gone_to_others: dict[UUID, Holding] = {}
+        self._resting: set[UUID] = set()
         self._strays: dict[UUID, Stray] = {}
         self._look_for_strays_at = 0.0
 
@@ -62,12 +66,10 @@ class HostLedger(Ledger):
 
     # --- guests that rest ------------------------------------------------------------------------------------------
 
-    async def rest(self, uuid: UUID, /) -> None:
-        """The guest's vCPUs have stopped: it may outlive its deadline, since it must unpark before it runs again."""
-        holding = self._held.get(uuid)
-        if holding is not None and uuid not in self._resting:
+    def rest(self, uuid: UUID, /) -> None:
+        """The guest's vCPUs have stopped. It stays armed: nobody has promised that they do not go on by themselves."""
+        if uuid in self._held:
             self._resting.add(uuid)
-            await self._disarm(holding.guest)
 
     async def park(self, uuid: UUID, /, *, until: float) -> StoredDomain:
         """Say so in etcd, so that the destination of a migration may claim the domain. Raises `Superseded`."""
@@ -75,9 +77,11 @@ class HostLedger(Ledger):
             stored = await self._current(uuid, until=until)
             if stored.record.state is LockState.PARKED:
                 return stored
-            return await self._change(
+            stored = await self._change(
                 uuid, lambda session, old: park(self._keys, session, old, request=self._context.fresh_id()), until=until
             )
+            note("parked", domain=stored.record.domain, token=stored.token)
+            return stored
 
     async def unpark(self, uuid: UUID, /, *, until: float) -> StoredDomain:
         """The guest's vCPUs are about to run again. Raises `Superseded` if the domain has been claimed meanwhile."""
@@ -88,12 +92,9 @@ class HostLedger(Ledger):
             self._member.acquiring()
             if stored.record.state is LockState.PARKED:
                 stored = await self._change(uuid, self._unpark, until=until)
-            try:
-                await self._guard.arm(self._held[uuid].guest, session=stored.record.owner.session)
-                stored = self._in_time(uuid)
-            except BaseException:
-                await undisturbed(self._disarm(self._held[uuid].guest))  # it rests on
-                raise
+                note("unparked", domain=stored.record.domain, token=stored.token)
+            await self._guard.arm(self._held[uuid].guest, session=stored.record.owner.session)  # is it so still?
+            stored = self._in_time(uuid)
             self._resting.discard(uuid)
             return stored
 
@@ -113,7 +114,8 @@ class HostLedger(Ledger):
                 request = self._context.fresh_id()
                 change = add_resource(self._keys, session, stored, resource, request=request)
                 answer = await self._courier.send(change, session=session, until=until)
-                if not self._took(uuid, session, answer) and answer.result is not None and answer.result.replies[2]:
+                took = await self._took(uuid, session, answer)
+                if not took and answer.result is not None and answer.result.replies[2]:
                     await self._take_from_the_dead(uuid, resource, answer.result, until=until)
         raise Refused(f"{resource}: its locks changed faster than they could be taken; nothing was locked")
 
@@ -138,7 +140,9 @@ class HostLedger(Ledger):
             request=context.fresh_id(),
             victim_request=context.fresh_id(),
         )
-        self._took(uuid, session, await self._courier.send(change, session=session, until=until))
+        if await self._took(uuid, session, await self._courier.send(change, session=session, until=until)):
+            proofs = ",".join(sorted({str(obituary.proof) for obituary in evidence.obituaries.values()}))
+            note("taken_over", level=logging.WARNING, domain=stored.record.domain, resource=resource, proof=proofs)
 
     async def remove(self, uuid: UUID, resource: Resource, /, *, until: float) -> StoredDomain:
         """One resource less; the guest must have closed it."""
@@ -208,6 +212,13 @@ class HostLedger(Ledger):
             except EtcdlockError as error:
                 note("not_handed_back", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
 
+    async def current(self, uuid: UUID, /) -> StoredDomain:
+        """What is held of a domain here, also if it was claimed and has come back. Raises `NotLocked`, `Superseded`."""
+        holding = self._held.get(uuid)
+        if holding is None and uuid not in self._gone_to_others:
+            raise NotLocked(f"domain {uuid} is not locked for any guest of this host")
+        return holding.stored if holding is not None else await self._regain(uuid)
+
     async def _regain(self, uuid: UUID, /) -> StoredDomain:
         """What has gone to another comes back only by being handed back: parked, and with the token it had here."""
         async with self._turn(uuid):
@@ -220,9 +231,27 @@ class HostLedger(Ledger):
             note("regained", domain=found.record.domain, token=found.token)
             return found
 
-    def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
-        super()._supersede(uuid, holding)
+    async def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
         self._gone_to_others[uuid] = holding
+        await super()._supersede(uuid, holding)
+
+    async def _stands_still(self, uuid: UUID, holding: Holding, /) -> bool:
+        """It rests, and nobody has proven the end of the session that it is armed under: its domain was claimed.
+
+        If etcd does not tell, it has until that session's deadline, which is before anybody can prove its silence.
+        """
+        if uuid not in self._resting:
+            return False
+        proof = KeyRange(self._keys.obituary(holding.stored.record.owner))
+        try:
+            return not (await self._context.look(Txn((), (Get(proof),)))).replies[0]
+        except EtcdlockError as error:
+            note("proof_not_asked", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
+            return True
+
+    async def forsake(self, guest: Guest, /) -> None:
+        """It runs without locks, as it did before they were asked for, and nothing of ours stops it."""
+        await self._disarm(guest)
 
     def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
         """Hold what an earlier agent of this boot has held."""
@@ -234,7 +263,7 @@ class HostLedger(Ledger):
         """Go on with what was inherited, for a guest that still lives. Raises what `unpark` raises."""
         async with self._turn(uuid):
             holding, session = self._held.get(uuid), self._member.session.ref
-            if holding is not None and uuid not in self._resting and holding.stored.record.owner == session:
+            if holding is not None and holding.stored.record.owner == session:
                 await self._guard.arm(holding.guest, session=session.session)
             stored = await self._current(uuid, until=until)
         note("adopted", domain=stored.record.domain, pid=stored.record.pid)
@@ -260,17 +289,17 @@ class HostLedger(Ledger):
         for _ in range(MOST_ATTEMPTS):
             stored, session = await self._current(uuid, until=until), self._member.session
             answer = await self._courier.send(build(session, stored), session=session, until=until)
-            if self._took(uuid, session, answer):
+            if await self._took(uuid, session, answer):
                 return self._held[uuid].stored
             if self._member.session.lost:
                 raise Unreachable(f"session {session.ref} is gone; it is tried again when it has joined anew")
         raise Refused(f"domain {uuid}: its record changed faster than it could be rewritten", hint="try again")
 
-    def _took(self, uuid: UUID, session: Session, answer: Answer, /) -> bool:
+    async def _took(self, uuid: UUID, session: Session, answer: Answer, /) -> bool:
         """Take in an answer; whether it was applied. Raises `Superseded` if another has the domain now."""
         holding, stored = self._held[uuid], answer.stored
         if stored is None or not self._is_ours(stored, holding):
-            self._supersede(uuid, holding)
+            await self._supersede(uuid, holding)
             raise _superseded(holding, stored)
         self._held[uuid] = replace(holding, stored=stored)
         if not answer.applied:
@@ -291,7 +320,7 @@ class HostLedger(Ledger):
 
     async def _put_back(self, uuid: UUID, /, *, until: float) -> None:
         """Whoever has started the guest is told no, does not let it run, and decides what becomes of it."""
-        await self.rest(uuid)
+        self.rest(uuid)
         await self._release(uuid, until=until)
         self._resting.discard(uuid)
 

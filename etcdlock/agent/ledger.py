@@ -63,7 +63,6 @@ class Ledger:
         self._held: dict[UUID, Holding] = {}
         self._courier = Courier(context, member=member)
         self._keys = context.keys
-        self._resting: set[UUID] = set()
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     def holding(self, uuid: UUID, /) -> Holding | None:
@@ -74,6 +73,11 @@ class Ledger:
     def unsettled(self) -> bool:
         """Whether an outcome is still unknown."""
         return bool(self._courier.unsettled)
+
+    @property
+    def outcomes_unsettled(self) -> int:
+        """How many outcomes are still unknown."""
+        return len(self._courier.unsettled)
 
     @property
     def unreleased(self) -> frozenset[SessionRef]:
@@ -172,7 +176,7 @@ class Ledger:
         answer = await self._courier.send(change, session=session, until=until)
         if answer.applied:
             proofs = sorted({str(obituary.proof) for obituary in evidence.obituaries.values()})
-            note("taken_over", level=logging.WARNING, domain=wanted.domain, proof=",".join(proofs) or "parked")
+            note("taken_over", level=logging.WARNING, domain=wanted.domain, proof=",".join(proofs))
         return answer
 
     async def _answer_in_time(self, uuid: UUID, /, *, until: float) -> StoredDomain:
@@ -232,16 +236,13 @@ class Ledger:
         """Take in the answer to a re-join; whether to look again."""
         stored = answer.stored
         if stored is None or not self._is_ours(stored, holding):
-            self._supersede(uuid, holding)
+            await self._supersede(uuid, holding)
             return False
         self._held[uuid] = replace(holding, stored=stored)
         if stored.record.owner != session.ref:
             self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
-        if uuid not in self._resting:
-            await self._guard.arm(holding.guest, session=session.ref.session)
-            if uuid in self._resting:  # its vCPUs have stopped meanwhile
-                await self._disarm(holding.guest)
+        await self._guard.arm(holding.guest, session=session.ref.session)
         note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
         return True
 
@@ -253,12 +254,16 @@ class Ledger:
         mine = self._courier.sessions | {holding.stored.record.owner, self._member.session.ref}
         return stored.record.owner in mine
 
-    def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
+    async def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
         """Another has the domain: whatever still runs of ours must not."""
         note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
         del self._held[uuid]
-        if uuid not in self._resting:
+        if not await self._stands_still(uuid, holding):
             holding.guest.kill()
+
+    async def _stands_still(self, _uuid: UUID, _holding: Holding, /) -> bool:
+        """Whether the guest of a domain that has gone to another is known not to run. Nothing is known here."""
+        return False
 
     # --- giving back -----------------------------------------------------------------------------------------------
 
@@ -338,7 +343,7 @@ class Ledger:
     async def _learn(self, uuid: UUID, holding: Holding, found: StoredDomain | None, /) -> None:
         """What a barrier has found is what we hold."""
         if found is None or not self._is_ours(found, holding):
-            self._supersede(uuid, holding)
+            await self._supersede(uuid, holding)
         elif found.record.owner == holding.stored.record.owner:
             self._held[uuid] = replace(holding, stored=found)
         else:

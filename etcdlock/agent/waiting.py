@@ -13,7 +13,7 @@ from etcdlock.agent.context import Context
 from etcdlock.agent.observer import Observer
 from etcdlock.errors import EtcdlockError, HeldElsewhere, WatchCompacted
 from etcdlock.journal import note
-from etcdlock.model import Blocker, LockState, Resource
+from etcdlock.model import Blocker, Resource
 from etcdlock.ports import KeyRange
 
 RECHECK_SECONDS = 10.0
@@ -27,8 +27,7 @@ async def wait_for_change(
     limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
     ranges = _ranges(context, refusal.blockers, resources)
     await _first_of(
-        _change(context, ranges, observer, parked=_parked(context, refusal.blockers), after_revision=refusal.revision),
-        context.clock.sleep(max(limit, 0.0)),
+        _change(context, ranges, observer, after_revision=refusal.revision), context.clock.sleep(max(limit, 0.0))
     )
 
 
@@ -36,8 +35,7 @@ async def until_changed(context: Context, key: str, /, *, after: int, until: flo
     """Come back when a key has changed after that revision, or it is time to look again."""
     limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
     await _first_of(
-        _change(context, [KeyRange(key)], None, parked=frozenset(), after_revision=after),
-        context.clock.sleep(max(limit, 0.0)),
+        _change(context, [KeyRange(key)], None, after_revision=after), context.clock.sleep(max(limit, 0.0))
     )
 
 
@@ -51,26 +49,14 @@ def _ranges(context: Context, blockers: tuple[Blocker, ...], resources: tuple[Re
     ]
 
 
-def _parked(context: Context, blockers: tuple[Blocker, ...], /) -> frozenset[str]:
-    """Keys of sessions whose end alone lets a domain be taken: its guest does not run."""
-    parked = [blocker for blocker in blockers if blocker.state is LockState.PARKED]
-    return frozenset(context.keys.session(blocker.owner) for blocker in parked if blocker.owner is not None)
-
-
 async def _change(
-    context: Context,
-    ranges: list[KeyRange],
-    observer: Observer | None,
-    /,
-    *,
-    parked: frozenset[str],
-    after_revision: int,
+    context: Context, ranges: list[KeyRange], observer: Observer | None, /, *, after_revision: int
 ) -> None:
-    """Until a lock or a proof changes. A session's own key makes the observer look, which mostly ends nothing yet."""
+    """Until a lock or a proof changes. A session's own key makes the observer look, and by itself ends nothing."""
     sessions = context.keys.sessions().key
     try:
         async for event in context.store.watch(ranges, after_revision=after_revision):
-            if not event.key.startswith(sessions) or (event.value is None and event.key in parked):
+            if not event.key.startswith(sessions):
                 return
             if event.value is None and observer is not None:
                 observer.wake()

@@ -6,8 +6,6 @@ itself. So what is parked may run.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.libvirt.agents import TIMING, Cluster
 from tests.libvirt.guest import Guest
 from tests.libvirt.lab import Lab, SharedDisk
@@ -21,7 +19,6 @@ KILOBITS_PER_SECOND = 4000
 MOST_TRIES = 10
 
 
-@pytest.mark.xfail(strict=True, reason="what is parked is taken for stopped; until it is not, no agent is offered")
 def test_it_is_stopped_before_another_host_may_start_it(
     cluster: Cluster, clean_lab: Lab, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:
@@ -36,7 +33,6 @@ def test_it_is_stopped_before_another_host_may_start_it(
     assert not went_on
 
 
-@pytest.mark.xfail(strict=True, reason="what is parked is taken for stopped; until it is not, no agent is offered")
 def test_it_is_stopped_when_etcd_is_away_for_too_long(
     cluster: Cluster, clean_lab: Lab, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
 ) -> None:

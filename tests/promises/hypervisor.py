@@ -7,31 +7,34 @@ runs: it kills what the last one had armed, at the deadline that it knew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from etcdlock.adapters.committer import Committer
 from etcdlock.agent.host import HostAgent
 from etcdlock.errors import EtcdlockError, Unreachable
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
 from etcdlock.ports import KeyRange
 from etcdlock.records import decode_domain
 from etcdlock.testing import Answered, FakeGuard, FakeGuest, FakeProcesses, Outcome
-from tests.promises.span import FOR_EVER, Span
-from tests.promises.stalled import Stall
+from tests.promises.span import FOR_EVER, Span, called
+from tests.promises.stalled import Stall, StalledStore
 from tests.promises.world import KEYS, PIDS_PER_RUN, Host, World
 
 ACQUIRE_SECONDS = 8.0
 DOOR_BEHIND_SECONDS = 1.0
 JOIN_SECONDS = 10.0
+MAX_TXN_OPS = 128
 
 
 @dataclass(slots=True, eq=False)
 class Vm:
     """A guest as its libvirt knows it. `since` is when its vCPUs began to run, None while they stand.
 
-    `granted` counts the disks that it has been told it may use.
+    `granted` counts the disks that it has been told it may use; `unasked`: it runs without having been told so;
+    `sent`: all of its memory has gone to another host.
     """
 
     owner: Owner
@@ -39,6 +42,8 @@ class Vm:
     disks: list[Resource]
     since: float | None = None
     granted: int = 0
+    unasked: bool = False
+    sent: bool = False
     token: int = 0
     added: tuple[tuple[str, int], ...] = ()
     spans: list[Span] = field(default_factory=list)
@@ -83,6 +88,7 @@ class Hypervisor:
             acquire_seconds=ACQUIRE_SECONDS,
             join_seconds=JOIN_SECONDS,
             guard=self.guard,
+            ledger_store=Committer(StalledStore(self.host.store, self.stall), max_txn_ops=MAX_TXN_OPS),
         )
         self._running = asyncio.ensure_future(self.agent.run())
         self._running.add_done_callback(partial(self._ended, self.agent))
@@ -157,8 +163,18 @@ class Hypervisor:
         for disk in vm.disks:
             await self.take(vm.owner, disk)
             vm.granted += 1
+        self._stopped(vm)
         if vm.guest.gone_at is None and vm.guest.killed_at is None:
             self._began(vm)
+
+    def run_on(self, vm: Vm) -> None:
+        """The vCPUs go on by themselves and nobody is asked, as QEMU does after a migration that fails at its end.
+
+        That is before the destination asks for anything: once it has all of the guest, QEMU stands still.
+        """
+        if vm.since is None and not vm.sent and vm.guest.gone_at is None and vm.guest.killed_at is None:
+            self._began(vm)
+            vm.unasked = True
 
     def pause(self, vm: Vm) -> None:
         """The vCPUs stop; then the disks are given up."""
@@ -170,25 +186,27 @@ class Hypervisor:
         """Raises why not."""
         await self.take(vm.owner, disk)
         self.processes.open(vm.guest, disk)
-        runs = vm.runs
-        self._stopped(vm)
-        vm.disks.append(disk)
-        if runs:
-            self._began(vm)
+        with self._another_span(vm):
+            vm.disks.append(disk)
 
     def unplug(self, vm: Vm, disk: Resource) -> None:
-        runs = vm.runs
-        self._stopped(vm)
-        vm.disks.remove(disk)
-        if runs:
-            self._began(vm)
+        with self._another_span(vm):
+            vm.disks.remove(disk)
         self.processes.close(vm.guest, disk)
         self.give_up(vm.owner, disk)
+
+    def fail_to_migrate(self, vm: Vm, to: Hypervisor) -> None:
+        """The destination dies between the stop of the vCPUs and the last page."""
+        arriving = to.prepare(vm.owner.domain, *vm.disks, incoming=True)
+        self.pause(vm)
+        arriving.guest.kill()
+        self.run_on(vm)
 
     async def migrate(self, vm: Vm, to: Hypervisor) -> Vm:
         """Raises why not; then the source has been told to run on, if it may."""
         arriving = to.prepare(vm.owner.domain, *vm.disks, incoming=True)
         self.pause(vm)
+        vm.sent = True
         try:
             await to.let_run_or_kill(arriving)
         except EtcdlockError:
@@ -244,7 +262,7 @@ class Hypervisor:
     def _current(self, vm: Vm) -> list[Span]:
         if vm.since is None:
             return []
-        modes = {mode: frozenset(d.name for d in vm.disks if d.mode == mode) for mode in ("exclusive", "shared")}
+        modes = {mode: frozenset(called(d) for d in vm.disks if d.mode == mode) for mode in ("exclusive", "shared")}
         return [
             Span(
                 host=self.host.name,
@@ -256,23 +274,35 @@ class Hypervisor:
                 exclusive=modes["exclusive"],
                 shared=modes["shared"],
                 added=vm.added,
+                unasked=vm.unasked,
             )
         ]
 
     def _began(self, vm: Vm) -> None:
         stored = self.record(vm.owner.domain)
         vm.token = stored.token if stored is not None else 0
-        vm.added = tuple((disk.name, self._revision(disk, vm)) for disk in vm.disks)
+        vm.added = tuple((called(disk), self._revision(disk, vm)) for disk in vm.disks)
         vm.since = asyncio.get_running_loop().time()
+        vm.sent = False
 
     def _revision(self, disk: Resource, vm: Vm) -> int:
         found = self.world.etcd.contents(KeyRange(KEYS.resource(disk, uuid=vm.owner.domain.uuid)))
         return found[0].mod_revision if found else 0
 
+    @contextmanager
+    def _another_span(self, vm: Vm) -> Iterator[None]:
+        """It runs or stands as before, on other disks."""
+        runs, unasked = vm.runs, vm.unasked
+        self._stopped(vm)
+        yield
+        if runs:
+            self._began(vm)
+            vm.unasked = unasked
+
     def _stopped(self, vm: Vm) -> None:
         now = asyncio.get_running_loop().time()
         vm.spans += [replace(span, ended=min(span.ended, now)) for span in self._current(vm)]
-        vm.since = None
+        vm.since, vm.unasked = None, False
 
     async def end(self) -> None:
         """Kill everything, and see that it does end."""

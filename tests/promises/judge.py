@@ -12,7 +12,7 @@ from itertools import combinations, groupby, pairwise
 from typing import Any
 
 from etcdlock.testing import Applied, Change, LeaseEnded
-from tests.promises.span import FOR_EVER, Span
+from tests.promises.span import FOR_EVER, Span, called
 from tests.promises.world import KEYS, World
 
 
@@ -45,8 +45,8 @@ def _spans_of_runs(world: World) -> list[Span]:
             token=guest.token or 0,
             began=guest.opened_at,
             ended=FOR_EVER if guest.gone_at is None else guest.gone_at,
-            exclusive=frozenset(r.name for r in run.task.resources if r.mode == "exclusive"),
-            shared=frozenset(r.name for r in run.task.resources if r.mode == "shared"),
+            exclusive=frozenset(called(r) for r in run.task.resources if r.mode == "exclusive"),
+            shared=frozenset(called(r) for r in run.task.resources if r.mode == "shared"),
         )
         for run in world.runs
         for guest in run.guests.started
@@ -111,7 +111,8 @@ def _shrinks(earlier: Span, later: Span) -> bool:
 
 
 def uncovered(what: Iterable[Span], history: Sequence[Moment]) -> list[str]:
-    """A guest that runs while etcd says that its locks, or their token, are not its own."""
+    """A guest that runs while etcd says that its locks, or their token, are not its own; or that it is parked, if
+    whoever runs it had asked for it."""
     found = []
     for span in what:
         before = [moment for moment in history if moment.instant <= span.began][-1:]
@@ -126,8 +127,9 @@ def uncovered(what: Iterable[Span], history: Sequence[Moment]) -> list[str]:
 def _covers(record: Any, span: Span) -> bool:
     if record is None or (record["host"], record["pid"]) != (span.host, span.pid):
         return False
-    listed = {resource["name"] for resource in record["resources"]}
-    held = record["state"] == "held" and record.get("token", record["mod"]) == span.token
+    listed = {f"{resource['lockspace']}:{resource['name']}" for resource in record["resources"]}
+    states = ("held", "parked") if span.unasked else ("held",)
+    held = record["state"] in states and record.get("token", record["mod"]) == span.token
     return held and listed >= span.disks  # a disk just unplugged may be listed still
 
 
@@ -148,7 +150,7 @@ def outlived_proofs(what: Iterable[Span], history: Sequence[Moment]) -> list[str
 
 
 def taken_without_proof(history: Sequence[Moment]) -> list[str]:
-    """A lock that went to another's guest without an obituary, a parked domain's session gone, a claim or its undoing.
+    """A lock that went to another's guest without an obituary, a claim or its undoing; that it was parked is no proof.
 
     A claim takes all of a parked domain for the same domain. It is undone by giving it back to the guest it came from.
     """
@@ -190,8 +192,7 @@ def _folder(record: Any) -> str:
 
 
 def _is_proven(before: Moment, old: Any) -> bool:
-    parked = old["state"] == "parked" and f"{KEYS.sessions().key}{_folder(old)}" not in before.values
-    return parked or f"{KEYS.obituaries.key}{_folder(old)}" in before.values
+    return f"{KEYS.obituaries.key}{_folder(old)}" in before.values
 
 
 def undone_too_late(what: Sequence[Span], history: Sequence[Moment]) -> list[str]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from etcdlock.model import Resource
+
 FOR_EVER = float("inf")
+
+
+def called(resource: Resource, /) -> str:
+    """One disk, and no other: a host's own file has the same path as another host's."""
+    return f"{resource.lockspace}:{resource.name}"
 
 
 @dataclass(frozen=True)
 class Span:
     """One guest from the moment it is let run until it stops or its last process is gone; its disks in each mode.
 
-    `added` are the tokens of disks that came later than the domain's own.
+    `added` are the tokens of disks that came later than the domain's own. `unasked`: nobody had been asked for it.
     """
 
     host: str
@@ -23,6 +30,7 @@ class Span:
     exclusive: frozenset[str]
     shared: frozenset[str] = frozenset()
     added: tuple[tuple[str, int], ...] = ()
+    unasked: bool = False
 
     @property
     def disks(self) -> frozenset[str]:

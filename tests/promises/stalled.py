@@ -88,6 +88,15 @@ class StalledStore:
         finally:
             await self._stall.over()
 
+    async def txn_batch(self, txns: Sequence[Txn], /) -> tuple[TxnResult, ...]:
+        self._stall.check_alive()
+        for refusal in filter(None, map(self._stall.refuse, txns)):
+            raise refusal
+        try:
+            return await self._store.txn_batch(txns)
+        finally:
+            await self._stall.over()
+
     async def read(self, where: KeyRange, /) -> Snapshot:
         self._stall.check_alive()
         try:

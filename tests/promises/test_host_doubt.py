@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from etcdlock.errors import EtcdlockError, GuardLost, HeldElsewhere, Superseded
+from etcdlock.errors import EtcdlockError, GuardLost, HeldElsewhere, SessionLost, Superseded
 from etcdlock.model import LockState
 from etcdlock.ports import Guest
 from etcdlock.testing import Fault
@@ -20,9 +20,10 @@ X, Y, Z = disk("x"), disk("y"), disk("z")
 
 
 class TroubledGuard(FakeGuard):
-    """One that takes its time to arm, or does not arm at all."""
+    """One that takes its time to arm, or to say that it has, or does not arm at all."""
 
     seconds = 0.0
+    silent_seconds = 0.0
     refuses = False
 
     async def arm(self, guest: Guest, /, *, session: str) -> None:
@@ -30,6 +31,7 @@ class TroubledGuard(FakeGuard):
         if self.refuses:
             raise GuardLost("the guard does not answer")
         await super().arm(guest, session=session)
+        await asyncio.sleep(self.silent_seconds)
 
 
 async def troubled(world: World, name: str, *, death_seconds: float = 0.0) -> tuple[Hypervisor, TroubledGuard]:
@@ -249,7 +251,9 @@ def test_a_guest_that_runs_is_guarded_however_it_came_to_run(play: Play, how: st
     play(scenario)
 
 
-def test_a_suspended_guest_that_cannot_be_guarded_stays_suspended_and_unharmed(play: Play) -> None:
+def test_a_suspended_guest_that_cannot_be_guarded_stays_suspended_and_unharmed_while_its_session_is_proven(
+    play: Play,
+) -> None:
     async def scenario(world: World) -> None:
         a, guard = await troubled(world, "a")
         vm = await a.start(VM, X)
@@ -258,11 +262,27 @@ def test_a_suspended_guest_that_cannot_be_guarded_stays_suspended_and_unharmed(p
         guard.refuses = True
         with pytest.raises(GuardLost):
             await a.resume(vm)
-        await asyncio.sleep(1.0)
-        assert a.state(VM) is LockState.PARKED
-        a.host.store.cut()
         await asyncio.sleep(60.0)
+        assert a.state(VM) is LockState.PARKED
         assert vm.guest.killed_at is None
+
+    play(scenario)
+
+
+def test_a_resume_that_is_known_to_be_guarded_only_after_the_deadline_is_no_yes(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a, guard = await troubled(world, "a")
+        a.pause(await a.start(VM, X))
+        await asyncio.sleep(0.1)
+        guard.silent_seconds = world.timing.stop_after_seconds + 1.0
+        assert a.agent is not None
+        unparking = asyncio.ensure_future(a.agent.ledger.unpark(VM.uuid, until=1000.0))
+        while a.state(VM) is LockState.PARKED:
+            await asyncio.sleep(0.0001)
+        await asyncio.sleep(0.01)  # it has been answered, too
+        a.host.store.cut()
+        with pytest.raises(SessionLost):
+            await unparking
 
     play(scenario)
 
@@ -314,7 +334,9 @@ def test_a_lock_for_a_guest_that_could_not_be_guarded_is_no_yes_later_either(pla
 
 
 @pytest.mark.parametrize("microseconds", range(0, 20_000, 2_000))
-def test_a_guest_that_stops_while_it_is_being_armed_anew_is_left_alone(play: Play, microseconds: int) -> None:
+def test_a_guest_that_stops_while_it_is_being_armed_anew_is_guarded_under_the_new_session(
+    play: Play, microseconds: int
+) -> None:
     async def scenario(world: World) -> None:
         a, guard = await troubled(world, "a")
         guard.seconds = 0.01
@@ -325,10 +347,11 @@ def test_a_guest_that_stops_while_it_is_being_armed_anew_is_left_alone(play: Pla
             await asyncio.sleep(0.0002)
         await asyncio.sleep(microseconds / 1e6)
         a.pause(vm)
-        await asyncio.sleep(1.0)
-        a.host.store.cut()
         await asyncio.sleep(60.0)
         assert vm.guest.killed_at is None
+        a.host.store.cut()
+        await asyncio.sleep(60.0)
+        assert vm.guest.killed_at is not None
 
     play(scenario)
 

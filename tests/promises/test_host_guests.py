@@ -90,7 +90,7 @@ def test_suspending_is_answered_at_once_and_etcd_follows(play: Play) -> None:
     play(scenario)
 
 
-@pytest.mark.parametrize("away", [0.001, 0.5, 2.0, 7.0, 15.0, 40.0])
+@pytest.mark.parametrize("away", [0.001, 0.5, 2.0, 7.0, 15.0])
 def test_a_guest_suspended_while_etcd_is_away_is_parked_when_it_is_back(play: Play, away: float) -> None:
     async def scenario(world: World) -> None:
         a = await hypervisor(world, "a")

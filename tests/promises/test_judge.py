@@ -15,12 +15,12 @@ from tests.promises.judge import (
     uncovered,
     undone_too_late,
 )
-from tests.promises.span import FOR_EVER, Span
+from tests.promises.span import FOR_EVER, Span, called
 from tests.promises.world import KEYS, disk, domain
 
 UUID_1 = str(domain(1).uuid)
 X, Y = disk("x"), disk("y")
-FIRST = Span("a", UUID_1, 7, token=5, began=1.0, ended=10.0, exclusive=frozenset({X.name}))
+FIRST = Span("a", UUID_1, 7, token=5, began=1.0, ended=10.0, exclusive=frozenset({called(X)}))
 SECOND = replace(FIRST, host="b", uuid=str(domain(2).uuid), pid=8, token=9, began=12.0, ended=FOR_EVER)
 
 
@@ -49,18 +49,18 @@ def test_two_guests_on_one_disk_overlap_unless_one_is_gone_before_the_other_begi
     assert overlaps([FIRST, SECOND]) == []
     early = replace(SECOND, began=9.9)
     assert len(overlaps([FIRST, early])) == 1
-    assert overlaps([FIRST, replace(early, exclusive=frozenset({Y.name}))]) == []
+    assert overlaps([FIRST, replace(early, exclusive=frozenset({called(Y)}))]) == []
     assert len(overlaps([FIRST, replace(early, exclusive=frozenset(), uuid=FIRST.uuid)])) == 1
-    reader = replace(FIRST, exclusive=frozenset(), shared=frozenset({X.name}))
-    assert overlaps([reader, replace(early, exclusive=frozenset(), shared=frozenset({X.name}))]) == []
+    reader = replace(FIRST, exclusive=frozenset(), shared=frozenset({called(X)}))
+    assert overlaps([reader, replace(early, exclusive=frozenset(), shared=frozenset({called(X)}))]) == []
     assert len(overlaps([reader, early])) == 1
 
 
 def test_a_later_owner_with_a_token_that_is_not_larger_is_seen() -> None:
     assert shrinking_tokens([SECOND, FIRST]) == []
     assert len(shrinking_tokens([replace(SECOND, token=5), FIRST])) == 1
-    assert shrinking_tokens([replace(SECOND, token=5, exclusive=frozenset({Y.name})), FIRST]) == []
-    assert shrinking_tokens([replace(SECOND, token=4, added=((X.name, 6),)), FIRST]) == []
+    assert shrinking_tokens([replace(SECOND, token=5, exclusive=frozenset({called(Y)})), FIRST]) == []
+    assert shrinking_tokens([replace(SECOND, token=4, added=((called(X), 6),)), FIRST]) == []
     later = replace(FIRST, began=20.0, ended=30.0)
     assert shrinking_tokens([later, FIRST]) == []
     assert len(shrinking_tokens([replace(later, token=4), FIRST])) == 1
@@ -98,12 +98,18 @@ PARKED = {DOMAIN: record(state="parked")}
 CLAIMED = {DOMAIN: record(host="b", session="t", pid=8, mod=6)}
 
 
-def test_a_parked_domain_may_be_claimed_as_a_whole_and_else_only_be_taken_once_its_session_is_gone() -> None:
+def test_a_parked_domain_may_be_claimed_as_a_whole_and_else_only_be_taken_with_a_proof_like_any_other() -> None:
     part = {DOMAIN: record(host="b", session="t", pid=8, mod=6, resources=[])}
-    alive = {f"{KEYS.sessions().key}a/s": None}
-    assert taken_without_proof([moment(1.0, PARKED | alive), moment(2.0, CLAIMED | alive, revision=6)]) == []
-    assert len(taken_without_proof([moment(1.0, PARKED | alive), moment(2.0, part | alive, revision=6)])) == 1
-    assert taken_without_proof([moment(1.0, PARKED), moment(2.0, part, revision=6)]) == []
+    assert taken_without_proof([moment(1.0, PARKED), moment(2.0, CLAIMED, revision=6)]) == []
+    assert len(taken_without_proof([moment(1.0, PARKED), moment(2.0, part, revision=6)])) == 1
+    assert taken_without_proof([moment(1.0, PARKED | PROOF), moment(2.0, part, revision=6)]) == []
+
+
+def test_a_parked_guest_may_run_only_if_nobody_has_asked_for_it_and_only_while_its_lock_is_its_own() -> None:
+    unasked = replace(FIRST, unasked=True)
+    assert uncovered([unasked], [moment(0.5, {DOMAIN: record(state="parked", token=5)})]) == []
+    assert len(uncovered([FIRST], [moment(0.5, {DOMAIN: record(state="parked", token=5)})])) == 1
+    assert len(uncovered([unasked], [moment(0.5, {DOMAIN: record(host="b", pid=8, token=6)})])) == 1
 
 
 def test_a_claim_may_be_undone_only_to_the_guest_it_came_from_and_before_its_own_guest_has_run() -> None:

@@ -192,7 +192,7 @@ def test_a_fresh_start_on_what_is_suspended_elsewhere_is_refused_and_told_so(pla
         a, b, vm = await pair(world)
         a.pause(vm)
         await asyncio.sleep(0.1)
-        with pytest.raises(HeldElsewhere, match=r"on host a since .*, suspended there"):
+        with pytest.raises(HeldElsewhere, match=r"on host a since .*suspended there"):
             await b.start(VM if who is VM else OTHER, X)
         await a.resume(vm)
 
@@ -255,12 +255,35 @@ def test_a_claim_that_nobody_was_told_of_goes_back_to_its_source_which_runs_on(
             world.etcd.revoke_wrongly(world.leases(a.host)[0])
             await asyncio.sleep(3.0)
         b.host.store.mend()
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(10.0)  # before the deadline of the session that is lost
         if not vm.runs:
             await a.resume(vm)
         assert vm.runs
         assert vm.token == token
         assert gaps(world, since=since) == []
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("outage", ["its session is lost", "etcd is away for it"])
+def test_what_has_been_claimed_from_is_left_alone_while_its_session_is_proven_and_stopped_when_it_is_not(
+    play: Play, outage: str
+) -> None:
+    async def scenario(world: World) -> None:
+        a, b, vm = await pair(world)
+        a.pause(vm)
+        arrived = await b.start(VM, X, Y, incoming=True)
+        with pytest.raises(Superseded):
+            await a.resume(vm)
+        await asyncio.sleep(60.0)
+        assert vm.guest.killed_at is None
+        if outage == "its session is lost":
+            world.etcd.revoke_wrongly(world.leases(a.host)[0])
+        else:
+            a.host.store.cut()
+        await asyncio.sleep(world.timing.stop_after_seconds + 0.1)
+        assert arrived.runs
+        assert vm.guest.killed_at is not None
 
     play(scenario)
 

@@ -255,12 +255,14 @@ def test_a_parked_domain_is_refused_while_its_session_lives(play: Play) -> None:
     play(scenario)
 
 
-def test_a_parked_domain_is_taken_without_an_obituary_as_soon_as_its_session_is_gone(play: Play) -> None:
+def test_a_parked_domain_is_taken_like_any_other_only_with_the_proof_of_its_sessions_end(play: Play) -> None:
     async def scenario(world: World) -> None:
         await parked_on(world, world.host("a"))
-        run = world.start(world.host("b"), domain(2), disk("x"), wait=30.0)
-        await world.until_runs(run, within=world.timing.ttl_seconds + 1.1)
-        assert world.obituaries() == []
+        run = world.start(world.host("b"), domain(2), disk("x"), wait=60.0)
+        await asyncio.sleep(world.timing.hold_off_seconds)
+        assert run.guest is None
+        await world.until_runs(run, within=world.timing.ttl_seconds + 2.0)
+        assert len(world.obituaries()) == 1
 
     play(scenario)
 

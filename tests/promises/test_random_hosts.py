@@ -52,7 +52,8 @@ class Chaos:
             trouble = self.chance.choice((
                 self.start, self.start, self.pause, self.resume, self.resume, self.migrate, self.migrate, self.plug,
                 self.unplug, self.end_guest, self.kill_agent, self.bring_up, self.bring_up, self.stop_agent, self.cut,
-                self.mend, self.mend, self.revoke, self.lose, self.etcd_lies,
+                self.mend, self.mend, self.revoke, self.lose, self.etcd_lies, self.run_on,
+                self.fail_to_migrate,
             ))
             trouble()
             await asyncio.sleep(self.chance.choice((0.0005, 0.002, 0.1, 1.0, 6.0, 14.0)))
@@ -112,6 +113,14 @@ class Chaos:
     def migrate(self) -> None:
         if (some := self._some()) and some[1].runs:
             self._do(some[0].migrate(some[1], self._other(some[0])), some[1])
+
+    def fail_to_migrate(self) -> None:
+        if (some := self._some()) and some[1].runs:
+            some[0].fail_to_migrate(some[1], self._other(some[0]))
+
+    def run_on(self) -> None:
+        if (some := self._some()) and not some[1].runs:
+            some[0].run_on(some[1])
 
     def _other(self, host: Hypervisor) -> Hypervisor:
         return self.chance.choice([other for other in self.hosts if other is not host])
