@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from etcdlock.errors import InvalidSetting
+from etcdlock.errors import InvalidInput, InvalidSetting
+from etcdlock.identity import check_local_folder
 from etcdlock.keyspace import Keyspace
 from etcdlock.session import Contract
 from etcdlock.timing import Timing
@@ -26,8 +27,12 @@ DEFAULT_FILE = Path("/etc/etcdlock/etcdlock.toml")
 ENVIRONMENT_PREFIX = "ETCDLOCK_"
 FOR_GUESTS = frozenset(("TOKEN", "GUEST", "DOMAIN_UUID", "DOMAIN_NAME"))
 """What a guest finds in its environment under our prefix: no settings, and no mistakes if it runs etcdlock itself."""
+ROOT = 0
+SYSTEM_FOLDER = "/run/"
 FILE_VARIABLE = "CONFIG"
 """Names the file, so it cannot stand in the file; no setting either."""
+LISTS = frozenset(("endpoints", "local_folders"))
+"""Several values, separated by commas in the environment."""
 
 
 class TimingSettings(BaseModel):
@@ -64,10 +69,13 @@ class Settings(BaseSettings):
     allow_unsafe_etcd: bool = Field(default=False, description="accept an etcd that can lose committed data")
     disk_identity: Literal["path", "md5"] = Field(default="path", description="how a disk is named")
     readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
+    local_folders: tuple[str, ...] = Field(default=(), description="folders that each host has for itself")
     takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="what proves a host's end")
     answer_seconds: float = Field(default=10.0, gt=0, description="how long a command waits for an etcd that is away")
     lock_socket: str = Field(default="/run/libvirt/virtlockd-sock", description="where the agent listens for libvirt")
     acquire_seconds: float = Field(default=10.0, gt=0, description="how long the agent lets libvirt wait for a lock")
+    api_socket: str = Field(default="", description="where the agent listens for programs")
+    api_group: str = Field(default="", description="the group whose members may look through the agent's API")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
@@ -84,6 +92,15 @@ class Settings(BaseSettings):
         """Only what `load` hands in: it has already put flags over the environment over the file."""
         return (init_settings,)
 
+    @field_validator("local_folders")
+    @classmethod
+    def _one_form(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+        """The same on every host that means the same folders."""
+        try:
+            return tuple(sorted({check_local_folder(folder) for folder in folders}))
+        except InvalidInput as error:
+            raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+
     @property
     def contract(self) -> Contract:
         """What all hosts of the cluster must agree on. Raises `UnsafeTiming`."""
@@ -92,12 +109,18 @@ class Settings(BaseSettings):
             disk_identity=self.disk_identity,
             readonly_disks=self.readonly_disks,
             takeover_needs=self.takeover_needs,
+            local_folders=self.local_folders,
         )
 
     @property
     def keyspace(self) -> Keyspace:
         """Where the cluster's keys lie."""
         return Keyspace(cluster=self.cluster, prefix=self.prefix)
+
+    @property
+    def api_path(self) -> str:
+        """Where the agent's API is."""
+        return self.api_socket or f"{self.run_folder}/agent.sock"
 
     def password(self) -> str:
         """The password from its file, without the line end. Raises `InvalidSetting`."""
@@ -122,7 +145,7 @@ def load(
     from_file = _read_file(path, must_exist=named is not None)
     from_environment = _read_environment(environment)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    merged = {**from_file, **from_environment, **given}
+    merged = {**_own_places(environment, uid=os.geteuid()), **from_file, **from_environment, **given}
     timing = {**from_file.get("timing", {}), **from_environment.get("timing", {}), **given.get("timing", {})}
     if timing:
         merged["timing"] = timing
@@ -133,6 +156,19 @@ def load(
         raise _explained(error, sources) from error
     settings.keyspace  # noqa: B018 - refuses a prefix that no key can have
     return settings
+
+
+def _own_places(environment: Mapping[str, str], *, uid: int) -> dict[str, str]:
+    """Where an ordinary user has what the system has in /run, as libvirt's own user mode does."""
+    folder = environment.get("XDG_RUNTIME_DIR", "")
+    if uid == ROOT or not folder:
+        return {}
+    places = {name: field.default for name, field in Settings.model_fields.items()}
+    return {
+        name: f"{folder}/{place.removeprefix(SYSTEM_FOLDER)}"
+        for name, place in places.items()
+        if isinstance(place, str) and place.startswith(SYSTEM_FOLDER)
+    }
 
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -159,7 +195,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         setting = key.lower()
         if setting.startswith("timing__"):
             timing[setting.removeprefix("timing__")] = value
-        elif setting == "endpoints":
+        elif setting in LISTS:
             values[setting] = tuple(part.strip() for part in value.split(",") if part.strip())
         else:
             values[setting] = value

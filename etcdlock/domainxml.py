@@ -179,7 +179,13 @@ def _inside(place: str) -> Iterator[None]:
 # --- the text ---
 
 
-def _root(xml: bytes | str) -> Element:
+def parse_root(xml: bytes | str, /, *, tag: str, source: str) -> Element:
+    """What libvirt wraps around a domain XML, by the same rules as the XML itself. Raises only `InvalidDomainXml`."""
+    with _inside(escaped(source)):
+        return _root(xml, tag=tag)
+
+
+def _root(xml: bytes | str, *, tag: str = "domain") -> Element:
     if len(xml) > MAX_XML_LENGTH:
         raise InvalidDomainXml(f"larger than {MAX_XML_LENGTH // 1024**2} MiB: not a domain XML", hint=_ASK_LIBVIRT)
     try:
@@ -188,8 +194,8 @@ def _root(xml: bytes | str) -> Element:
         raise InvalidDomainXml("contains a DTD or entities, which no domain XML has", hint=_ASK_LIBVIRT) from error
     except (ParseError, LookupError, ValueError) as error:  # the last two: encodings unknown, or not kept to
         raise InvalidDomainXml(f"not well-formed XML: {escaped(str(error))}", hint=_ASK_LIBVIRT) from error
-    if root.tag != "domain":
-        raise InvalidDomainXml(f"describes a <{escaped(root.tag[:80])}>, not a <domain>", hint=_ASK_LIBVIRT)
+    if root.tag != tag:
+        raise InvalidDomainXml(f"describes a <{escaped(root.tag[:80])}>, not a <{tag}>", hint=_ASK_LIBVIRT)
     return root
 
 

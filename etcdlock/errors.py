@@ -14,6 +14,8 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── Superseded          a lock that was ours is not ours any more
     │   ├── NotLocked           what was to be given back is locked by nobody
     │   ├── NotTheOwner         … or by somebody else on this host
+    │   ├── NotClaimed              a migration's destination has not taken the lock: it is still ours
+    │   ├── NotPermitted            the caller may not ask that of this host's agent
     │   ├── SocketInUse         another program listens on the socket that was to be ours
     │   ├── ContractMismatch    this host's settings differ from the cluster's
     │   ├── DuplicateHost       the host id is in use by another machine
@@ -106,6 +108,14 @@ class NotLocked(Refused):
 
 class NotTheOwner(Refused):
     """Another guest of this host has locked what was to be given back."""
+
+
+class NotClaimed(Refused):
+    """The destination of a migration has not taken the domain's lock: it is still this host's."""
+
+
+class NotPermitted(Refused):
+    """The caller is not one of those from whom this host's agent takes that."""
 
 
 class SocketInUse(Refused):

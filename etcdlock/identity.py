@@ -4,6 +4,7 @@ Everything here is text in, text out; no file is looked at. What that gives and 
 
 * Spellings that differ only in slashes, `.`, the case of a host name or a default port get one name.
 * `..` is refused, not resolved: behind a symbolic link the text does not tell where it leads.
+* What lies below a folder that every host has for itself is called after its host: it is another file elsewhere.
 * A symbolic link, a second mount point, or a disk reached by two protocols has two names: these are different texts.
 * Where a name must be too wide or too narrow, it is too wide: two disks that share a name are refused once too often,
   one disk with two names is destroyed.
@@ -26,6 +27,7 @@ from etcdlock.errors import InvalidInput
 from etcdlock.model import Mode, Resource
 
 PATH_LOCKSPACE: Final = "path"
+_HOSTS_LOCKSPACE: Final = "host/"
 MD5_LOCKSPACE: Final = "__LIBVIRT__DISKS__"
 VOLUME_LOCKSPACE: Final = "volume"
 
@@ -105,6 +107,48 @@ def identify_path(path: str, /, *, rule: DiskIdentity) -> ResourceName:
         return ResourceName(PATH_LOCKSPACE, normal)
     digest = hashlib.md5(path_bytes(normal), usedforsecurity=False).hexdigest()
     return ResourceName(MD5_LOCKSPACE, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How the host `host` names paths: by the cluster's rule, and what it has for itself after itself.
+
+    `local_folders` are the same on every host, absolute, and what lies below them is another file on each.
+    """
+
+    rule: DiskIdentity = DiskIdentity.PATH
+    host: str = ""
+    local_folders: tuple[str, ...] = ()
+
+    def __call__(self, path: str, /) -> ResourceName:
+        """The name of a file, block device or folder."""
+        normal = normal_path(path)
+        if any(_lies_below(normal, normal_path(folder)) for folder in self.local_folders):
+            return ResourceName(local_lockspace(self.host), normal)
+        return identify_path(normal, rule=self.rule)
+
+
+def local_lockspace(host: str, /) -> str:
+    """In which a host's own files are named; no path and no protocol is called so."""
+    return _HOSTS_LOCKSPACE + host
+
+
+def stays_behind(resource: Resource, /, *, host: str) -> bool:
+    """Whether it is another host's own file, which does not come along when its guest migrates to `host`."""
+    return resource.lockspace.startswith(_HOSTS_LOCKSPACE) and resource.lockspace != local_lockspace(host)
+
+
+def check_local_folder(folder: str, /) -> str:
+    """Its normal form. Raises `InvalidInput` for one that cannot be meant."""
+    normal = normal_path(folder)
+    if normal == "/":
+        raise InvalidInput("'/' cannot be a folder that every host has for itself: no disk would be shared any more")
+    return normal
+
+
+def _lies_below(path: str, folder: str) -> bool:
+    """By components: `/a/bc` does not lie below `/a/b`."""
+    return path.startswith(f"{folder}/")
 
 
 def identify_lease(key: str, /, *, target: str, lockspace: str) -> ResourceName:

@@ -129,6 +129,7 @@ class Contract:
     disk_identity: str = "path"
     readonly_disks: str = "none"
     takeover_needs: str = "silence"
+    local_folders: tuple[str, ...] = ()
 
     def as_mapping(self) -> dict[str, object]:
         """As it is written into etcd."""
@@ -137,6 +138,7 @@ class Contract:
             "disk_identity": self.disk_identity,
             "readonly_disks": self.readonly_disks,
             "takeover_needs": self.takeover_needs,
+            "local_folders": list(self.local_folders),
         }
 
 
@@ -158,4 +160,8 @@ def check_contract(mine: Contract, agreed: Mapping[str, object], /, *, key: str)
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
     timing = values.get("timing")
     rules = {name: value for name, value in values.items() if name not in ("timing", "v")}
-    return {**(timing if isinstance(timing, dict) else {}), **rules}
+    return {**_UNSAID, **(timing if isinstance(timing, dict) else {}), **rules}
+
+
+_UNSAID: Mapping[str, object] = {"local_folders": []}
+"""What a contract means that was written before there was such a rule."""

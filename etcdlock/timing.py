@@ -88,6 +88,13 @@ class Timing:
         return max(2 * self.renew_every_seconds, self.suspect_after_seconds) + self.try_timeout_seconds
 
     @property
+    def unattended_seconds(self) -> float:
+        """How long a session may go unattended until its program counts as hung: longer than a renewal whose first
+        try is lost, and early enough that another program can still take its place.
+        """
+        return (self.second_try_seconds + self.stop_after_seconds) / 2
+
+    @property
     def takeover_seconds(self) -> float:
         """Worst takeover after a crash while etcd's leader stays: lease, expiry scan, hold-off."""
         return self.ttl_seconds + EXPIRY_SCAN_SECONDS + self.hold_off_seconds

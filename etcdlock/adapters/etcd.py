@@ -40,6 +40,11 @@ class EtcdStore:
         self._messages: Any = self._stubs.messages
         self._caller = Caller(options, stubs=self._stubs)
 
+    @property
+    def endpoint(self) -> str:
+        """The one in use: it is asked next."""
+        return self._caller.ring.current
+
     async def txn(self, txn: Txn, /) -> TxnResult:
         """Send it once. Raises `TooManyOperations` before anything is sent."""
         convert.check_size(txn, max_txn_ops=self._options.max_txn_ops)

@@ -125,6 +125,11 @@ class Ring:
         self._current = 0
         self.closed = False
 
+    @property
+    def current(self) -> str:
+        """The one in use."""
+        return self._options.endpoints[self._current]
+
     def round(self) -> Iterator[str]:
         """Every endpoint once, the one in use first."""
         endpoints, start = self._options.endpoints, self._current

@@ -24,6 +24,9 @@ from etcdlock.ports import Guest
 _ANSWER_WITHIN_SECONDS = 1.0
 _START_WITHIN_SECONDS = 10.0
 _DEAD_WITHIN_SECONDS = 0.2
+_GUESTS_AT_ONCE = 64
+"""Of so many the guard is asked before it has answered. A socket takes some 250 packets, and a full one does not say
+that the guard is dead: a new session or agent arms every guest of its host at the same moment."""
 _PROGRAM = Path(etcdlock.guard.__file__).with_name("__main__.py")
 
 
@@ -37,6 +40,7 @@ class GuardLink:
         self._answers: dict[str, asyncio.Future[str | None]] = {}
         self._ready = asyncio.Event()
         self._died = asyncio.Event()
+        self._turns = asyncio.Semaphore(_GUESTS_AT_ONCE)
         asyncio.get_running_loop().add_reader(link, self._on_readable)
 
     @classmethod
@@ -64,17 +68,20 @@ class GuardLink:
 
     async def arm(self, guest: Guest, /, *, session: str) -> None:
         name = f"{guest.pid}:{guest.pid_start}"
-        if guest.pidfd < 0:
-            return      # it is gone, and needs no guard
-        refusal = await self._ask(wire.ARM, name, session, pidfd=guest.pidfd)
+        async with self._turns:
+            if guest.pidfd < 0:
+                return      # it is gone, and needs no guard
+            refusal = await self._ask(wire.ARM, name, session, pidfd=guest.pidfd)
         if refusal is not None:
             raise SessionLost(f"guest {name} cannot be guarded under session {session}: {refusal}")
 
     async def prove(self, session: str, /, *, at: float) -> None:
+        """At once: a proof waits for no guest's turn."""
         await self._ask(wire.PROVE, at, session)
 
     async def disarm(self, guest: Guest, /) -> None:
-        await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
+        async with self._turns:
+            await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
 
     async def close(self) -> None:
         """Let go. A guard that still has guests armed stays until they are gone; else its end is waited for."""

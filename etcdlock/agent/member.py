@@ -48,6 +48,13 @@ class Member:
         self._session: Session | None = None
         self._changed = asyncio.Event()
         self.last_failure = ""
+        self.rounds = 0
+        """How often `keep` has come round, whatever etcd said: it grows as long as the session is attended to."""
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether there has been a session."""
+        return self._session is not None
 
     @property
     def session(self) -> Session:
@@ -224,6 +231,7 @@ class Member:
                 if follow is not None:
                     following.create_task(follow)  # beside the renewals: no lock of a guest may hold these up
                 failures = 0 if done else failures + 1
+                self.rounds += 1
                 await self._pause(self._next_in(failures, spent=self._context.clock.now() - begun))
 
     def _next_in(self, failures: int, *, spent: float) -> float:
@@ -262,6 +270,7 @@ class Member:
         if not result.succeeded:
             self.found_missing(session.ref)
             return False
+        note("heartbeat", level=logging.DEBUG, session=session.ref, seconds=context.clock.now() - sent_at)
         if self.session.ref == session.ref:
             self._session = self.session.proven(sent_at)
             await self._guard.prove(session.ref.session, at=self.session.proven_at)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from etcdlock.errors import NoSuchGuest, Refused
+from etcdlock.errors import NoSuchGuest, OutcomeUnknown, Refused
 from etcdlock.model import Owner, Resource
 from etcdlock.ports import Guest, Processes
 
@@ -20,12 +20,14 @@ from etcdlock.ports import Guest, Processes
 class Resident:
     """A guest of this host. `turn` orders what is done for it.
 
-    `rests` and `closed` say what its doors last said of its vCPUs and of its disks; `gone`, that its process has ended.
+    `rests` and `closed` say what its doors last said of its vCPUs and of its disks; `arrives`, that it has the locks of
+    a guest that migrates in and has not been let run; `gone`, that its process has ended.
     """
 
     owner: Owner
     guest: Guest
     rests: bool = False
+    arrives: bool = False
     closed: set[Resource] = field(default_factory=set)
     gone: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -34,6 +36,20 @@ class Resident:
     def uuid(self) -> UUID:
         """Its domain's."""
         return self.owner.domain.uuid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked for a guest, in its turn: etcd is waited for `until`, and whoever has asked goes at `late`."""
+
+    resident: Resident = field(kw_only=False)
+    until: float
+    late: float
+
+    def check_in_time(self, now: float, /) -> None:
+        """Raises `OutcomeUnknown`: a yes would not be heard any more."""
+        if now >= self.late:
+            raise OutcomeUnknown(f"{self.resident.owner}: done too late for whoever has asked", hint="try again")
 
 
 class Residents:
@@ -80,11 +96,16 @@ class Residents:
 
     def attach(self, pid: int, pid_start: int, /) -> Guest | None:
         """This very process, if it still lives."""
-        try:
-            guest = self._processes.attach(pid)
-        except NoSuchGuest:
-            return None
-        return guest if guest.pid_start == pid_start else None
+        return find_again(self._processes, pid, pid_start)
 
     def _has_ended(self, resident: Resident) -> bool:
         return resident.gone or self.attach(resident.guest.pid, resident.guest.pid_start) is None
+
+
+def find_again(processes: Processes, pid: int, pid_start: int, /) -> Guest | None:
+    """This very process, if it still lives."""
+    try:
+        guest = processes.attach(pid)
+    except NoSuchGuest:
+        return None
+    return guest if guest.pid_start == pid_start else None

@@ -9,51 +9,73 @@ none is back in time, the guard that it leaves behind stops the guests before ot
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from etcdlock.cli.common import Common, run_async
+from etcdlock.cli.ending import Ending, OnGuests
 from etcdlock.cli.exits import Exit
 
 if TYPE_CHECKING:
     from etcdlock.adapters.guard_record import GuardRecord
+    from etcdlock.adapters.systemd import Systemd
     from etcdlock.agent.host import HostAgent
     from etcdlock.agent.kept_guard import KeptGuard
+    from etcdlock.cli.doors import Doors
     from etcdlock.config import Settings
-    from etcdlock.libvirt.server import Door
 
 USAGE = "[OPTIONS]"
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 RELOAD = signal.SIGUSR1
 """Sent where virtlockd would be told to start itself anew without losing a lock, as when libvirt is upgraded."""
-DOOR_BEHIND_SECONDS = 1.0
-"""How much longer the door waits than the agent, whose own words say more than that time is up."""
-
 DESCRIPTORS = 40_960
 """Two for each guest and some to spare; as many as virtlockd's own unit allows it."""
 
 
-def command(common: Common) -> int:
+def command(
+    common: Common,
+    *,
+    on_guests: Annotated[
+        OnGuests,
+        typer.Option(
+            metavar="keep|refuse",
+            help="when told to end while guests run: end and keep their locks, or go on unless told twice [keep]",
+            show_default=False,
+        ),
+    ] = OnGuests.KEEP,
+) -> int:
     """Serve until told to end."""
     from etcdlock.adapters.alone import only_agent
+    from etcdlock.cli.backlog import logging_in_background
 
-    settings = common.settings()
-    with only_agent(settings.run_folder):
-        run_async(_serve(settings))
+    settings = _apart(common.settings(), uid=os.geteuid())
+    with only_agent(settings.run_folder), logging_in_background():
+        run_async(_serve(settings, on_guests=on_guests))
     return Exit.OK
 
 
-async def _serve(settings: Settings, /) -> None:
-    import os
+def _apart(settings: Settings, /, *, uid: int) -> Settings:
+    """A user's own agent is a host of its own in the cluster: it must never go on with the session of root's agent."""
+    from etcdlock.adapters.machine import default_host_id
 
+    if uid == 0:
+        return settings
+    return settings.model_copy(update={"host_id": f"{settings.host_id or default_host_id()}.user-{uid}"})
+
+
+async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
+    from etcdlock.adapters.committer import Committer
     from etcdlock.adapters.guard_record import GuardRecord
     from etcdlock.adapters.host_processes import HostProcesses
     from etcdlock.agent.host import HostAgent
+    from etcdlock.cli.doors import Doors
     from etcdlock.cli.wiring import check_versions, make_context, open_store, start_guard
-    from etcdlock.identity import DiskIdentity, identify_path
-    from etcdlock.libvirt.server import Door
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
 
@@ -62,40 +84,52 @@ async def _serve(settings: Settings, /) -> None:
         await check_versions(settings, store)
         context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
         guard = await start_guard(context.timing, started=guards.add)
+        processes = HostProcesses()
         agent = HostAgent(
             context,
-            processes=HostProcesses(),
+            processes=processes,
             acquire_seconds=settings.acquire_seconds,
             join_seconds=settings.answer_seconds,
             guard=guard,
+            ledger_store=Committer(store, max_txn_ops=settings.max_txn_ops),
         )
-        door = Door(
-            agent,
-            identify=partial(identify_path, rule=DiskIdentity(settings.disk_identity)),
-            uid=os.getuid(),
-            acquire_seconds=settings.acquire_seconds + DOOR_BEHIND_SECONDS,
-        )
-        await _until_told(agent, door, guard, guards, socket=settings.lock_socket)
+        door = Doors(settings, agent, context, processes=processes, store=store)
+        overdue_seconds = context.timing.unattended_seconds
+        heed = partial(Ending, agent, context.clock, on_guests=on_guests)
+        await _until_told(agent, door, guard, guards, heed, overdue_seconds=overdue_seconds)
 
 
 async def _until_told(
-    agent: HostAgent, door: Door, guard: KeptGuard, guards: GuardRecord, /, *, socket: str
+    agent: HostAgent,
+    door: Doors,
+    guard: KeptGuard,
+    guards: GuardRecord,
+    heed: Callable[..., Ending],
+    /,
+    *,
+    overdue_seconds: float,
 ) -> None:
     """Open the door once every guest of an earlier agent is known, and close it before anything else ends."""
     import asyncio
 
+    from etcdlock.adapters.systemd import Systemd
+
     told = asyncio.Event()
+    ending = heed(end=told.set)
     for number in ENDING:
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, ending.tell)
     asyncio.get_running_loop().add_signal_handler(RELOAD, _nothing)
-    running = asyncio.ensure_future(agent.run())
+    running, systemd = asyncio.ensure_future(agent.run()), Systemd()
+    serving = _serve_door(agent, door, guards, systemd=systemd)
+    informing = _inform(systemd, agent, overdue_seconds=overdue_seconds)
     others: list[asyncio.Future[Any]] = [
-        asyncio.ensure_future(part) for part in (guard.keep(), _serve_door(agent, door, guards, socket), told.wait())
+        asyncio.ensure_future(part) for part in (guard.keep(), serving, informing, told.wait())
     ]
     try:
         await asyncio.wait((running, *others), return_when=asyncio.FIRST_COMPLETED)
     finally:
         failed = [part for part in others if part.done()]
+        systemd.stopping()
         await door.close()
         await agent.stop()
         for part in others:
@@ -107,18 +141,35 @@ async def _until_told(
         part.result()
 
 
-async def _serve_door(agent: HostAgent, door: Door, guards: GuardRecord, socket: str, /) -> None:
+async def _serve_door(
+    agent: HostAgent, door: Doors, guards: GuardRecord, /, *, systemd: Systemd
+) -> None:
     import asyncio
 
     from etcdlock.journal import note
-    from etcdlock.libvirt.sockets import listen
 
     await agent.ready.wait()
-    await door.open(listen(socket))
+    await door.open()
     note("agent_ready", guests=len(agent.residents))
+    systemd.ready(_status(agent))
     await agent.all_inherited.wait()
     guards.end_earlier()
     await asyncio.Event().wait()  # what ends here has failed
+
+
+async def _inform(systemd: Systemd, agent: HostAgent, /, *, overdue_seconds: float) -> None:
+    """Let systemd know that the session is attended to; a program that hangs is started anew while there is time."""
+    await agent.ready.wait()
+    await systemd.keep_informed(
+        lambda: agent.member.rounds, lambda: _status(agent), overdue_seconds=overdue_seconds
+    )
+
+
+def _status(agent: HostAgent, /) -> str:
+    """As `systemctl status` shows it."""
+    member = agent.member
+    trouble = "; ".join(("", *member.last_failure.splitlines()))
+    return f"{len(agent.residents)} guest(s), session {member.session.ref} is {member.phase}{trouble}"
 
 
 def _nothing() -> None:

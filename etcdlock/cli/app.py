@@ -12,9 +12,9 @@ import etcdlock
 from etcdlock.cli.common import log_to_stderr, print_json, with_common
 from etcdlock.cli.exits import exit_for
 from etcdlock.cli.manpage import ManPage
-from etcdlock.errors import EtcdlockError, HeldElsewhere
+from etcdlock.errors import EtcdlockError
 
-COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "demo")
+COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "attach", "agent", "demo")
 
 
 def build() -> typer.Typer:
@@ -76,12 +76,9 @@ def _own_arguments() -> list[str]:
 
 def _show(error: EtcdlockError, /, *, as_json: bool) -> None:
     if as_json:
-        document: dict[str, object] = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
-        if isinstance(error, HeldElsewhere):
-            from etcdlock.cli.documents import blocker_document
+        from etcdlock.documents import error_document
 
-            document["blockers"] = [blocker_document(blocker) for blocker in error.blockers]
-        print_json(document)
+        print_json(error_document(error))
         return
     for line in str(error).splitlines() or [""]:
         print(f"etcdlock: {line}", file=sys.stderr)

@@ -19,12 +19,11 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
-from etcdlock.errors import InvalidInput, SessionAlive
 
 if TYPE_CHECKING:
-    from etcdlock.agent.context import Context
+    from etcdlock.agent.breaking import Broken
     from etcdlock.config import Settings
-    from etcdlock.model import Obituary, SessionRef
+    from etcdlock.model import Obituary
     from etcdlock.survey import LockView
 
 USAGE = "[OPTIONS] HOST[/SESSION] --confirmed-by NAME --reason TEXT"
@@ -42,76 +41,32 @@ def command(
     ] = None,
 ) -> int:
     """Look, refuse or write, and say what was done."""
+    from etcdlock.agent.breaking import words
+    from etcdlock.documents import broken_document
+
     settings = common.settings()
-    by = _words(confirmed_by, option="--confirmed-by", purpose="who has verified that the host is off")
-    why = _words(reason, option="--reason", purpose="how that is known")
-    obituaries, freed = run_async(_break(settings, target, by=by, reason=why))
-    common.show(_document(target, obituaries, freed), otherwise=lambda: _print(target, obituaries, freed))
+    by = words(confirmed_by, name="--confirmed-by", purpose="who has verified that the host is off")
+    why = words(reason, name="--reason", purpose="how that is known")
+    broken = run_async(_break(settings, target, by=by, reason=why))
+    common.show(
+        broken_document(target, broken.obituaries, broken.freed),
+        otherwise=lambda: _print(target, broken.obituaries, broken.freed),
+    )
     return Exit.OK
 
 
-def _words(given: str | None, /, *, option: str, purpose: str) -> str:
-    """What will be read years later: something that can be printed, and not nothing."""
-    if given is None or not given.strip():
-        raise InvalidInput(f"break: {option} is missing: {purpose}", hint="it is kept in etcd with the proof")
-    if not given.isprintable():
-        raise InvalidInput(f"break: {option} has characters that cannot be printed")
-    return given.strip()
-
-
-async def _break(
-    settings: Settings, target: str, /, *, by: str, reason: str
-) -> tuple[list[Obituary], tuple[LockView, ...]]:
-    """The proofs as they now stand, and the locks that may be taken over for them."""
-    from etcdlock.cli.looking import look_with
+async def _break(settings: Settings, target: str, /, *, by: str, reason: str) -> Broken:
+    from etcdlock.agent.breaking import declare_dead
     from etcdlock.cli.wiring import make_context, open_store
-    from etcdlock.inquiry import sessions_to_break
-    from etcdlock.model import Obituary, Proof, SessionKind
+    from etcdlock.model import SessionKind
 
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.RUN)
-        survey = await look_with(store, settings)
-        dead = sessions_to_break(survey, target)
         until = context.clock.now() + settings.answer_seconds
-        wanted = [Obituary(ref, Proof.OPERATOR, by, reason, context.since()) for ref in dead]
-        standing = [await _prove(context, obituary, until=until) for obituary in wanted]
-    return standing, tuple(lock for lock in survey.locks if lock.stored.record.owner in dead)
+        return await declare_dead(context, target, by=by, reason=reason, until=until)
 
 
-async def _prove(context: Context, obituary: Obituary, /, *, until: float) -> Obituary:
-    """Write the proof; the first one stays, so that this may be repeated until etcd has said what stands."""
-    from etcdlock.records import decode_first, decode_obituary
-    from etcdlock.transitions import write_obituary
-
-    async for attempt in context.patiently(until=until):
-        with attempt:
-            result = await context.store.txn(write_obituary(context.keys, obituary))
-    if result.succeeded:
-        return obituary
-    key, before = result.replies
-    if key or not before:
-        raise _alive(obituary.dead)
-    return decode_first(before, decode_obituary) or obituary
-
-
-def _alive(ref: SessionRef) -> SessionAlive:
-    return SessionAlive(
-        f"session {ref} has its key again: its host is alive, nothing was written for it",
-        hint="`etcdlock hosts` shows what lives",
-    )
-
-
-def _document(target: str, obituaries: list[Obituary], freed: tuple[LockView, ...], /) -> dict[str, object]:
-    from etcdlock.cli.documents import domain_document, obituary_document
-
-    return {
-        "target": target,
-        "obituaries": [obituary_document(obituary) for obituary in obituaries],
-        "freed": [domain_document(lock.stored.record.domain) for lock in freed],
-    }
-
-
-def _print(target: str, obituaries: list[Obituary], freed: tuple[LockView, ...], /) -> None:
+def _print(target: str, obituaries: tuple[Obituary, ...], freed: tuple[LockView, ...], /) -> None:
     from etcdlock.identity import escaped
 
     if not obituaries:

@@ -29,10 +29,12 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found, for a person."""
+    """One thing found, for a person; how that is known and what to do, where the text does not say so itself."""
 
     severity: Severity
     text: str
+    evidence: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etcdlock.cli.diagnosis import Facts, Finding, Severity
-from etcdlock.cli.documents import Document, leftover_document
+from etcdlock.documents import Document, leftover_document
 from etcdlock.etcdversion import judge_version
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd_inspect import EndpointReport
     from etcdlock.adapters.etcd_members import Member
+    from etcdlock.cli.host_facts import HostFacts, SeenGuest
     from etcdlock.session import Contract
 
 
-def document(facts: Facts, findings: tuple[Finding, ...], /, *, cluster: str, mine: Contract) -> Document:
+def document(
+    facts: Facts, host: HostFacts, findings: tuple[Finding, ...], /, *, cluster: str, mine: Contract
+) -> Document:
     """All facts and all findings."""
     survey = facts.survey
     agreed = dict(survey.contract) if survey and survey.contract else None
@@ -28,8 +31,39 @@ def document(facts: Facts, findings: tuple[Finding, ...], /, *, cluster: str, mi
             "suspended_seconds": round(facts.clocks.suspended_seconds, 3),
         },
         "contract": {"here": mine.as_mapping(), "agreed": agreed},
+        "host": _host(host),
         "leftovers": [leftover_document(item) for item in survey.leftovers] if survey else None,
-        "findings": [{"severity": finding.severity, "text": finding.text} for finding in findings],
+        "findings": [_finding(finding) for finding in findings],
+    }
+
+
+def _finding(finding: Finding) -> Document:
+    return {
+        "severity": finding.severity,
+        "text": finding.text,
+        "evidence": finding.evidence or None,
+        "remedy": finding.remedy or None,
+    }
+
+
+def _host(facts: HostFacts) -> Document:
+    return {
+        "agent": facts.agent or None,
+        "lock_manager": facts.lock_manager or None,
+        "sockets": [
+            {"path": one.path, "listened": one.listened, "listeners": list(one.listeners)}
+            for one in (facts.locks, facts.api)
+        ],
+        "guests": [_guest(guest) for guest in facts.guests],
+    }
+
+
+def _guest(guest: SeenGuest) -> Document:
+    return {
+        "domain": {"uuid": str(guest.domain.uuid), "name": guest.domain.name},
+        "pid": guest.process.pid,
+        "vcpus_run": guest.vcpus_run,
+        "source": guest.source,
     }
 
 

@@ -1,8 +1,9 @@
-"""Look for faults in etcd, clocks, contract and leftovers.
+"""Look for faults in etcd, clocks, contract and on this host.
 
 Every endpoint is asked for itself: whether it can be used, how fast it answers, which version it runs and what is known
 of that, who leads, how large its database is, which alarms it raises. The timing contract here is compared with the
-cluster's, and every key of the cluster is read. Nothing is changed.
+cluster's, and every key of the cluster is read. Guests that libvirt runs on this host are compared with the locks in
+etcd: one that was started while no agent ran holds none. Nothing is changed.
 
 Exits with 0 if there is no fault (notes are none), 107 if there is one, 101 if no endpoint can be used, 106 if etcd
 denies access.
@@ -19,7 +20,10 @@ from etcdlock.errors import EtcdlockError
 
 if TYPE_CHECKING:
     from etcdlock.cli.diagnosis import Clocks, Facts, Finding
+    from etcdlock.cli.host_facts import HostFacts
     from etcdlock.config import Settings
+    from etcdlock.guard.table import Name
+    from etcdlock.survey import Survey
 
 USAGE = "[OPTIONS]"
 
@@ -27,16 +31,20 @@ USAGE = "[OPTIONS]"
 def command(common: Common) -> int:
     """Look, judge, show."""
     from etcdlock.cli.diagnosis import Finding, Severity, diagnose
+    from etcdlock.cli.host_diagnosis import diagnose_host
+    from etcdlock.cli.host_facts import see_host
 
     settings = common.settings()
     mine = settings.contract
+    host = see_host(settings)
     facts, failure = run_async(_gather(settings))
     findings = diagnose(
         facts, mine=mine, contract_key=settings.keyspace.contract, allow_unsafe_etcd=settings.allow_unsafe_etcd
     )
+    findings += diagnose_host(host, facts.survey, gone=_gone(host, facts.survey))
     if failure is not None:
         findings += (Finding(Severity.FAULT, f"the cluster's keys cannot be read: {failure}"),)
-    common.show(_document(settings, facts, findings), otherwise=lambda: _print(facts, findings))
+    common.show(_document(settings, facts, host, findings), otherwise=lambda: _print(facts, findings))
     if failure is not None:
         return exit_for(failure)
     return Exit.FINDINGS if any(finding.severity is Severity.FAULT for finding in findings) else Exit.OK
@@ -70,10 +78,21 @@ def _clocks() -> Clocks:
     return Clocks(rate_error=(steered - raw) / raw, suspended_seconds=max(running - steered, 0.0))
 
 
-def _document(settings: Settings, facts: Facts, findings: tuple[Finding, ...], /) -> dict[str, object]:
+def _gone(host: HostFacts, survey: Survey | None, /) -> frozenset[Name]:
+    """The processes that do not live now, of those that were seen or that locks of this host name."""
+    from etcdlock.cli.host_diagnosis import locked_processes
+    from etcdlock.cli.host_facts import gone_of
+
+    locked = locked_processes(survey, hosts=host.hosts, boot=host.boot) if survey else frozenset()
+    return gone_of(locked | {guest.process for guest in host.guests})
+
+
+def _document(
+    settings: Settings, facts: Facts, host: HostFacts, findings: tuple[Finding, ...], /
+) -> dict[str, object]:
     from etcdlock.cli import diagnosis_document
 
-    return diagnosis_document.document(facts, findings, cluster=settings.cluster, mine=settings.contract)
+    return diagnosis_document.document(facts, host, findings, cluster=settings.cluster, mine=settings.contract)
 
 
 def _print(facts: Facts, findings: tuple[Finding, ...], /) -> None:
@@ -97,3 +116,6 @@ def _print(facts: Facts, findings: tuple[Finding, ...], /) -> None:
     for finding in findings:
         style = "bold red" if finding.severity is Severity.FAULT else ""
         out.print(tables.text(f"  {finding.severity}: {finding.text}", style=style), soft_wrap=True)
+        for title, text in (("known by", finding.evidence), ("to do", finding.remedy)):
+            if text:
+                out.print(tables.text(f"    {title}: {text}"), soft_wrap=True)

@@ -21,7 +21,7 @@ USAGE = "[OPTIONS]"
 
 def command(common: Common) -> int:
     """Look and list."""
-    from etcdlock.cli.documents import sessions_document
+    from etcdlock.documents import sessions_document
 
     settings = common.settings()
     survey = run_async(look(settings))

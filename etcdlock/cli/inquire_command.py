@@ -17,7 +17,7 @@ import typer
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
 from etcdlock.cli.looking import look, rules_of
-from etcdlock.errors import CorruptRecord, InvalidInput
+from etcdlock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings
@@ -39,20 +39,20 @@ def command(
     ] = None,
 ) -> int:
     """Look and answer."""
-    from etcdlock.inquiry import answer
+    from etcdlock.documents import answer_document
+    from etcdlock.inquiry import answer, check_readable
 
     settings = common.settings()
     question = _question(settings, domain=domain, disk=disk, xml=xml)
     mine = settings.contract
     survey = run_async(look(settings))
     found = answer(survey, question, keys=settings.keyspace)
-    if found.unreadable and not found.blockers:
-        first = found.unreadable[0]
-        raise CorruptRecord(
-            f"it cannot be told who holds {question}: {first.text}", key=first.key, hint="see 'etcdlock doctor'"
-        )
+    check_readable(question, found)
     rules = rules_of(survey, mine=mine)
-    common.show(_document(question, found, rules=rules), otherwise=lambda: _print(question, found, rules=rules))
+    common.show(
+        answer_document(question, found, needs=rules.takeover_needs),
+        otherwise=lambda: _print(question, found, rules=rules),
+    )
     return Exit.HELD_ELSEWHERE if found.blockers else Exit.OK
 
 
@@ -68,18 +68,6 @@ def _question(settings: Settings, /, *, domain: str | None, disk: str | None, xm
     if xml is None:
         return Question(f"disk {described(resources[0])}", resources=resources)
     return Question(f"domain {who} with all it needs", uuid=who.uuid, resources=resources)
-
-
-def _document(question: Question, found: Answer, /, *, rules: Contract) -> dict[str, object]:
-    from etcdlock.cli.documents import blocker_document, leftover_document, lock_document
-
-    return {
-        "asked": str(question),
-        "free": not found.blockers,
-        "blockers": [blocker_document(blocker) for blocker in found.blockers],
-        "locks": [lock_document(lock, needs=rules.takeover_needs) for lock in found.locks],
-        "unreadable": [leftover_document(leftover) for leftover in found.unreadable],
-    }
 
 
 def _print(question: Question, found: Answer, /, *, rules: Contract) -> None:

@@ -55,6 +55,7 @@ def command(
 ) -> int:
     """Acquire, run, release."""
     from etcdlock.agent.solo import Task
+    from etcdlock.cli.backlog import logging_in_background
 
     settings = common.settings()
     who, resources = read_wanted(settings, file=domain, uuid=domain_uuid, name=name, disks=disk or [])
@@ -67,7 +68,8 @@ def command(
         answer_seconds=settings.answer_seconds,
     )
     try:
-        ending = run_async(_run(settings, task))
+        with logging_in_background():
+            ending = run_async(_run(settings, task))
     except Interrupted as interrupted:
         return 128 + interrupted.signal
     return _report(ending, task)

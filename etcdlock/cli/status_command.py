@@ -23,7 +23,7 @@ USAGE = "[OPTIONS]"
 
 def command(common: Common) -> int:
     """Look and show."""
-    from etcdlock.cli.documents import survey_document
+    from etcdlock.documents import survey_document
 
     settings = common.settings()
     mine = settings.contract

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -26,9 +25,10 @@ def read_wanted(
     settings: Settings, /, *, file: Path | None, uuid: str | None, name: str, disks: Sequence[str]
 ) -> tuple[DomainId, tuple[Resource, ...]]:
     """The domain and its resources, by this cluster's rules. Raises `InvalidInput`."""
-    from etcdlock.identity import DiskIdentity, distinct, identify_path, with_readonly_rule
+    from etcdlock.cli.wiring import naming
+    from etcdlock.identity import distinct, with_readonly_rule
 
-    identify = partial(identify_path, rule=DiskIdentity(settings.disk_identity))
+    identify = naming(settings)
     domain, wanted = _domain(file, uuid=uuid, name=name, identify=identify)
     wanted += tuple(_disk(argument, identify=identify) for argument in disks)
     if not wanted and file is None and uuid is None:

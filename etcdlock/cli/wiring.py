@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etcdlock.agent.context import Context
     from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.config import Settings
+    from etcdlock.identity import Naming
     from etcdlock.timing import Timing
 
 
@@ -49,10 +50,24 @@ async def open_store(settings: Settings, /) -> AsyncIterator[EtcdStore]:
         await store.close()
 
 
+def host_id(settings: Settings, /) -> str:
+    """Who we are in the cluster."""
+    from etcdlock.adapters.machine import default_host_id
+
+    return settings.host_id or default_host_id()
+
+
+def naming(settings: Settings, /) -> Naming:
+    """How paths are named on this host."""
+    from etcdlock.identity import DiskIdentity, Naming
+
+    return Naming(DiskIdentity(settings.disk_identity), host_id(settings), settings.local_folders)
+
+
 def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) -> Context:
     """Who we are on this host, on real clocks."""
     from etcdlock.adapters.clock import BootClock
-    from etcdlock.adapters.machine import default_host_id, read_machine, source_address
+    from etcdlock.adapters.machine import read_machine, source_address
     from etcdlock.agent.context import Context
 
     host, _, port = settings.endpoints[0].rpartition(":")
@@ -61,7 +76,7 @@ def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) 
         clock=BootClock(),
         keys=settings.keyspace,
         contract=settings.contract,
-        host=settings.host_id or default_host_id(),
+        host=host_id(settings),
         machine=read_machine(),
         kind=kind,
         version=etcdlock.__version__,

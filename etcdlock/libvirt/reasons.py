@@ -10,10 +10,12 @@ from etcdlock.errors import EtcdlockError, HeldElsewhere, NotLocked, NotTheOwner
 from etcdlock.identity import escaped
 from etcdlock.libvirt import remote_error
 from etcdlock.libvirt.remote_error import ELLIPSIS, RemoteError
-from etcdlock.model import Owner, Resource
+from etcdlock.model import Blocker, Owner, Resource
 
 LONGEST_REASON = 1000
 """Characters; three blockers with long names. Whoever is refused a hundred disks learns of the first few."""
+LONGEST_NAME = 200
+"""Characters of a name in a command that a person would type again."""
 
 
 def refusal(error: EtcdlockError, /, *, name: str, owner: Owner) -> RemoteError:
@@ -31,9 +33,25 @@ def refusal(error: EtcdlockError, /, *, name: str, owner: Owner) -> RemoteError:
 
 def explain(error: EtcdlockError, /) -> str:
     """The error and what to do about it, on one line."""
-    why, hint = _on_one_line(str(error)), _on_one_line(error.hint)
+    why, hint = _on_one_line(str(error)), _on_one_line(_next_step(error))
     tail = f"; {_cut(hint, LONGEST_REASON // 2)}" if hint else ""
     return _cut(why or type(error).__name__, LONGEST_REASON - len(tail)) + tail
+
+
+def _next_step(error: EtcdlockError) -> str:
+    """A blocker without an owner says itself what to do: the records disagree."""
+    if error.hint or not isinstance(error, HeldElsewhere) or error.blockers[0].owner is None:
+        return error.hint
+    return f"see 'etcdlock {_inquiry(error.blockers[0])}'"
+
+
+def _inquiry(blocker: Blocker) -> str:
+    """The command that tells more of it, if it can be typed; what is known by no path is asked for by its holder."""
+    path = blocker.resource.path if blocker.resource is not None else ""
+    name = escaped(path or str(blocker.domain))
+    if len(name) > LONGEST_NAME:
+        return "status"
+    return f"inquire --disk {name}" if path else f"inquire {name}"
 
 
 def not_in_time(resource: Resource, /, *, seconds: float) -> RemoteError:

@@ -123,7 +123,9 @@ def _make_way(path: str) -> None:
     if _is_listened_on(path):
         raise SocketInUse(
             f"another program listens on {path}",
-            hint="stop it first: 'systemctl stop virtlockd.socket virtlockd.service', or the etcdlock agent that runs",
+            hint="end the etcdlock agent that runs; or if it is virtlockd: 'systemctl stop virtlockd.socket "
+            "virtlockd.service', while guests run only after 'systemctl kill --signal=KILL virtlockd.service': "
+            "on SIGTERM it kills them",
         )
     Path(path).unlink()
 

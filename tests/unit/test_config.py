@@ -28,7 +28,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
     values = {
         "endpoints": "a:1, b:2", "max_txn_ops": "200", "allow_unsafe_etcd": "true", "log_level": "info", "prefix": "/p",
         "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "acquire_seconds": "4",
-        "lock_socket": "/run/l", "run_folder": "/run/r", "disk_identity": "md5",
+        "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "disk_identity": "md5",
+        "local_folders": "/b/, /a",
     }  # fmt: skip
     names = [name for name in Settings.model_fields if name != "timing"]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
@@ -36,6 +37,13 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
     default = Settings()
     assert settings.endpoints == ("a:1", "b:2")
     assert [name for name in names if getattr(settings, name) == getattr(default, name)] == []
+
+
+def test_hosts_that_mean_the_same_local_folders_have_the_same_contract() -> None:
+    one = load(environment={"ETCDLOCK_LOCAL_FOLDERS": "/b//x/, /a"})
+    other = load(environment={}, flags={"local_folders": ["/a/.", "/a", "/b/x"]})
+    assert one.contract == other.contract
+    assert one.contract.as_mapping()["local_folders"] == ["/a", "/b/x"]
 
 
 @pytest.mark.parametrize("name", TimingSettings.model_fields)
@@ -69,6 +77,9 @@ def test_the_file_can_be_named_by_a_variable_and_must_then_exist(file: Path) -> 
         ("timing = 3", "must be a table"),
         ("[timing]\nttl = 3", "there is no setting 'timing.ttl'"),
         ("cluster = ''", "cluster is ''"),
+        ("local_folders = ['var']", "the path 'var' is not absolute"),
+        ("local_folders = ['/']", "no disk would be shared any more"),
+        ("local_folders = ['/a/../san']", "contains '..'"),
     ],
 )
 def test_a_mistake_names_the_file_the_key_and_the_value(file: Path, text: str, says: str) -> None:
@@ -97,3 +108,22 @@ def test_the_password_is_read_from_its_file_without_the_line_end(tmp_path: Path)
     assert load(environment={"ETCDLOCK_PASSWORD_FILE": str(secret)}).password() == "pass word "
     with pytest.raises(InvalidSetting, match="password_file"):
         load(environment={"ETCDLOCK_PASSWORD_FILE": str(tmp_path / "none")}).password()
+
+
+@pytest.mark.parametrize(
+    ("uid", "environment", "folder"),
+    [
+        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000"),
+        (1000, {}, "/run"),
+        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run"),
+    ],
+    ids=["an ordinary user", "a user without such a folder", "root"],
+)
+def test_an_ordinary_user_has_sockets_where_that_users_own_libvirt_looks(
+    monkeypatch: pytest.MonkeyPatch, uid: int, environment: dict[str, str], folder: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    settings = load(environment=environment)
+    assert settings.lock_socket == f"{folder}/libvirt/virtlockd-sock"
+    assert settings.run_folder == f"{folder}/etcdlock"
+    assert load(environment={**environment, "ETCDLOCK_RUN_FOLDER": "/mine"}).run_folder == "/mine"

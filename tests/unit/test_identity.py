@@ -15,18 +15,23 @@ from etcdlock.identity import (
     DiskArgument,
     DiskIdentity,
     Named,
+    Naming,
     NetworkHost,
     NetworkSource,
     ResourceName,
+    check_local_folder,
     distinct,
     escaped,
     identify_lease,
     identify_network,
     identify_path,
     identify_volume,
+    local_lockspace,
     normal_path,
     parse_disk_argument,
+    stays_behind,
 )
+from etcdlock.keyspace import Keyspace
 from etcdlock.model import Mode, Resource
 
 PATHS = st.lists(st.binary(min_size=1, max_size=12).filter(lambda part: b"/" not in part and b"\0" not in part))
@@ -51,6 +56,52 @@ def test_path_rule_uses_the_path_itself() -> None:
 def test_md5_rule_is_the_name_that_libvirts_sanlock_plugin_uses() -> None:
     name = identify_path("/var/lib/libvirt/images/web.img", rule=DiskIdentity.MD5)
     assert name == ResourceName("__LIBVIRT__DISKS__", "9bd0267eef6ed5e6d04a52914fb4b02a")
+
+
+@pytest.mark.parametrize("rule", DiskIdentity)
+@pytest.mark.parametrize("path", ["/local/a", "/local//x/./a", "/./local/x/y", "//var/own/z"])
+def test_what_lies_below_a_local_folder_is_named_after_its_host(path: str, rule: DiskIdentity) -> None:
+    a, b = (Naming(rule, host, ("/local", "/var/own/")) for host in ("a", "b"))
+    assert a(path) == ResourceName("host/a", normal_path(path))
+    assert b(path) == ResourceName("host/b", normal_path(path))
+
+
+@pytest.mark.parametrize("rule", DiskIdentity)
+@pytest.mark.parametrize("path", ["/local", "/localhost/a", "/san/local/a", "/var/own", "/var/owner/z", "/local.img"])
+def test_what_does_not_lie_below_one_by_whole_components_has_its_one_name_on_all_hosts(
+    path: str, rule: DiskIdentity
+) -> None:
+    a, b = (Naming(rule, host, ("/local", "/var/own/")) for host in ("a", "b"))
+    assert a(path) == b(path) == identify_path(path, rule=rule)
+
+
+@pytest.mark.parametrize("path", ["/local/../san/a", "local/a", "", "/local/a\0"])
+def test_a_way_out_of_a_local_folder_is_refused_as_anywhere(path: str) -> None:
+    with pytest.raises(InvalidInput):
+        Naming(host="a", local_folders=("/local",))(path)
+
+
+@pytest.mark.parametrize("host", ["a", "b", "a/b", "", "ä", "n" * 300])
+def test_a_hosts_own_file_has_a_key_that_nothing_else_has(host: str) -> None:
+    own = Resource(local_lockspace(host), "/local/a", Mode.EXCLUSIVE, "/local/a")
+    keys = Keyspace()
+    others = [
+        Resource(lockspace, "/local/a", Mode.EXCLUSIVE, "")
+        for lockspace in ("path", "host", "/host/a", "host/c", "rbd", "volume", local_lockspace(host + "/"))
+    ]
+    assert keys.holders(own) not in [keys.holders(other) for other in others]
+
+
+def test_only_another_hosts_own_file_stays_behind_when_a_guest_migrates() -> None:
+    lockspaces = ("host/a", "host/b", "host/", "path", "/host/b", "nbd", "host")
+    behind = [name for name in lockspaces if stays_behind(Resource(name, "x", Mode.EXCLUSIVE, ""), host="a")]
+    assert behind == ["host/b", "host/"]
+
+
+@pytest.mark.parametrize("folder", ["/", "//", "/.", "relative", "/a/..", ""])
+def test_a_local_folder_that_cannot_be_meant_is_refused(folder: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_local_folder(folder)
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,17 @@ def test_the_same_contract_is_accepted_whether_its_numbers_are_whole_or_not() ->
     check_contract(Contract(TIMING), agreed, key="/k")
 
 
+def test_a_contract_that_was_written_before_there_were_local_folders_means_that_there_are_none() -> None:
+    agreed = {name: value for name, value in Contract(TIMING).as_mapping().items() if name != "local_folders"}
+    check_contract(Contract(TIMING), agreed, key="/k")
+    with pytest.raises(ContractMismatch, match=r"local_folders: here \['/local'\], cluster \[\]"):
+        check_contract(Contract(TIMING, local_folders=("/local",)), agreed, key="/k")
+
+
 @pytest.mark.parametrize(
     ("agreed", "named"),
     [
+        ({"local_folders": ["/local"]}, r"local_folders: here \[\], cluster \['/local'\]"),
         ({"takeover_needs": "fence"}, "takeover_needs: here silence, cluster fence"),
         ({"disk_identity": "md5"}, "disk_identity: here path, cluster md5"),
         ({"timing": {**TIMING.as_mapping(), "kill_seconds": 6.0}}, "kill_seconds: here 5.0, cluster 6.0"),

@@ -41,11 +41,13 @@ def test_a_lock_is_stale_once_its_session_has_no_key_and_the_proof_is_shown_with
         ([session(BOB)], LockState.PARKED, "silence", Takeover.NO),
         ([], LockState.HELD, "silence", Takeover.AFTER_SILENCE),
         ([], LockState.HELD, "fence", Takeover.AFTER_CONFIRMATION),
-        ([], LockState.PARKED, "fence", Takeover.NOW),
+        ([], LockState.PARKED, "silence", Takeover.AFTER_SILENCE),
+        ([], LockState.PARKED, "fence", Takeover.AFTER_CONFIRMATION),
+        ([obituary(BOB)], LockState.PARKED, "silence", Takeover.NOW),
         ([obituary(BOB)], LockState.HELD, "fence", Takeover.NOW),
     ],
 )
-def test_whether_a_lock_may_be_taken_over_follows_from_key_proof_state_and_rule(
+def test_whether_a_lock_may_be_taken_over_follows_from_key_proof_and_rule_whether_it_is_parked_or_not(
     parts: list[dict[str, bytes]], state: LockState, needs: str, expected: Takeover
 ) -> None:
     (lock,) = survey(*parts, domain(VM, BOB, DISK, state=state)).locks

@@ -92,12 +92,16 @@ def test_without_an_obituary_a_silent_host_is_in_the_way_and_not_called_alive() 
     assert found.token == 4
 
 
-def test_a_parked_domain_is_in_the_way_only_while_its_session_lives() -> None:
-    gone = held(1, DEAD, disk("x"), state=LockState.PARKED)
+def test_a_parked_domain_is_in_the_way_until_the_end_of_its_session_is_proven() -> None:
+    silent = held(1, SessionRef("silent", "s"), disk("x"), state=LockState.PARKED)
     there = held(2, LIVING, disk("y"), state=LockState.PARKED)
-    found = blockers(in_the_way((gone, disk("x")), (there, disk("y"))), evidence(gone, there, proven=()))
-    assert [blocker.state for blocker in found] == [LockState.PARKED]
-    assert found[0].domain == there.record.domain
+    dead = held(3, DEAD, disk("z"), state=LockState.PARKED)
+    items = in_the_way((silent, disk("x")), (there, disk("y")), (dead, disk("z")))
+    found = blockers(items, evidence(silent, there, dead))
+    assert [(blocker.domain, blocker.state) for blocker in found] == [
+        (silent.record.domain, LockState.PARKED),
+        (there.record.domain, LockState.PARKED),
+    ]
 
 
 @pytest.mark.parametrize("known", [[], [held(1, DEAD, disk("other"))]], ids=["no record", "a record without it"])
@@ -148,7 +152,7 @@ def test_every_proof_every_record_and_every_range_is_compared_again() -> None:
         unchanged(KEYS.domain(dead.record.domain.uuid), dead.mod_revision),
         unchanged(KEYS.domain(sleeping.record.domain.uuid), sleeping.mod_revision),
         present(KEYS.obituary(DEAD)),
-        absent(KeyRange(KEYS.session(sleeping.record.owner))),
+        present(KEYS.obituary(sleeping.record.owner)),
         nothing_newer(KEYS.rivals(disk("x")), obstacles.revision),
         nothing_newer(KEYS.rivals(disk("y")), obstacles.revision),
     }

@@ -1,4 +1,4 @@
-"""Records as JSON documents for `--json`; names as in docs/CLI.md, which a test holds to be true.
+"""Records as JSON documents, for `--json` and the agent's API; names as in docs/CLI.md, which a test holds to be true.
 
 A field that has no value is null, never left out. Instants are ISO 8601, by the clock of the host that wrote them.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from etcdlock.errors import EtcdlockError, HeldElsewhere
 from etcdlock.model import Blocker, DomainId, Obituary, Resource
 
 if TYPE_CHECKING:
+    from etcdlock.inquiry import Answer, Question
     from etcdlock.survey import Leftover, LockView, SessionView, Survey
 
 Document = dict[str, Any]
@@ -110,3 +112,31 @@ def sessions_document(survey: Survey, /, *, cluster: str) -> Document:
         "revision": survey.revision,
         "sessions": [session_document(view) for view in survey.sessions],
     }
+
+
+def answer_document(question: Question, found: Answer, /, *, needs: str) -> Document:
+    """Who stands in the way of what was asked about, for `inquire`."""
+    return {
+        "asked": str(question),
+        "free": not found.blockers,
+        "blockers": [blocker_document(blocker) for blocker in found.blockers],
+        "locks": [lock_document(lock, needs=needs) for lock in found.locks],
+        "unreadable": [leftover_document(leftover) for leftover in found.unreadable],
+    }
+
+
+def broken_document(target: str, obituaries: tuple[Obituary, ...], freed: tuple[LockView, ...], /) -> Document:
+    """The proofs that now stand, and what may be taken over for them, for `break`."""
+    return {
+        "target": target,
+        "obituaries": [obituary_document(obituary) for obituary in obituaries],
+        "freed": [domain_document(lock.stored.record.domain) for lock in freed],
+    }
+
+
+def error_document(error: EtcdlockError, /) -> Document:
+    """An error; `blockers` only where somebody else holds what was wanted."""
+    document: Document = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+    if isinstance(error, HeldElsewhere):
+        document["blockers"] = [blocker_document(blocker) for blocker in error.blockers]
+    return document

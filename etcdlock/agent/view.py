@@ -1,0 +1,80 @@
+"""What an agent can tell of itself and its cluster, and an operator's word that it passes on. It changes no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from etcdlock.agent.breaking import Broken, declare_dead
+from etcdlock.agent.context import Context
+from etcdlock.agent.host import HostAgent
+from etcdlock.agent.residents import Resident
+from etcdlock.documents import domain_document, resource_document
+from etcdlock.keyspace import Keyspace
+from etcdlock.ports import Snapshot
+
+
+class View:
+    """`endpoint` says which of etcd's is in use."""
+
+    def __init__(
+        self, agent: HostAgent, context: Context, /, *, name: str, endpoint: Callable[[], str], answer_seconds: float
+    ) -> None:
+        self._agent = agent
+        self._context = context
+        self._endpoint = endpoint
+        self._answer_seconds = answer_seconds
+        self.name = name
+
+    @property
+    def host(self) -> str:
+        """Who this host is in the cluster."""
+        return self._context.host
+
+    @property
+    def keys(self) -> Keyspace:
+        """Where the cluster's keys lie."""
+        return self._context.keys
+
+    @property
+    def takeover_needs(self) -> str:
+        """The cluster's rule, which is this host's: it could not have joined otherwise."""
+        return self._context.contract.takeover_needs
+
+    async def snapshot(self) -> Snapshot:
+        """The cluster's keys at one revision."""
+        return await self._context.store.read(self.keys.everything)
+
+    async def declare_dead(self, target: str, /, *, by: str, reason: str) -> Broken:
+        """As `breaking.declare_dead`."""
+        until = self._context.clock.now() + self._answer_seconds
+        return await declare_dead(self._context, target, by=by, reason=reason, until=until)
+
+    def describe_agent(self) -> dict[str, Any]:
+        """Its session, how long its guests have if no further heartbeat commits, and the guests."""
+        member, context = self._agent.member, self._context
+        return {
+            "host": context.host,
+            "cluster": self.name,
+            "version": context.version,
+            "session": member.session.ref.session,
+            "phase": member.phase,
+            "seconds_to_stop": round(member.session.stop_at(context.timing) - context.clock.now(), 3),
+            "last_failure": member.last_failure or None,
+            "endpoint": self._endpoint(),
+            "ready": self._agent.ready.is_set(),
+            "guests": [self._guest_document(resident) for resident in self._agent.residents],
+        }
+
+    def _guest_document(self, resident: Resident, /) -> dict[str, Any]:
+        holding = self._agent.ledger.holding(resident.uuid)
+        stored = holding.stored if holding is not None else None
+        return {
+            "domain": domain_document(resident.owner.domain),
+            "pid": resident.owner.pid,
+            "gone": resident.gone,
+            "arrives": resident.arrives,
+            "state": stored.record.state if stored else None,
+            "token": stored.token if stored else None,
+            "resources": [resource_document(item) for item in stored.record.resources] if stored else [],
+        }

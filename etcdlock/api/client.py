@@ -1,0 +1,195 @@
+"""A client of the agent's API for programs of this host: one call, one connection, one answer. Standard library only.
+
+Guaranteed: a refusal comes back as the error that it was there, with everything that is in the way. Where an answer to
+a change was lost it is `OutcomeUnknown`: the same call, repeated, is a success if it was done. `Unreachable` says that
+nothing was sent, or that only a look was lost.
+
+It waits, and so belongs in no event loop. Documents come back as docs/API.md describes them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from etcdlock.api.answers import error_in
+from etcdlock.documents import Document
+from etcdlock.errors import NotPermitted, OutcomeUnknown, Unreachable
+from etcdlock.model import Mode, Owner, Resource
+
+DEFAULT_SOCKET = "/run/etcdlock/agent.sock"
+_OK = 200
+
+
+class AgentClient:
+    """`timeout_seconds` should be longer than the agent's own bound (`acquire_seconds`, 10 s)."""
+
+    def __init__(self, path: str = DEFAULT_SOCKET, /, *, timeout_seconds: float = 30.0) -> None:
+        self._path = path
+        self._timeout_seconds = timeout_seconds
+
+    # --- locks -----------------------------------------------------------------------------------------------------
+
+    def acquire(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
+        """Lock the domain and all of these for a guest that does not run yet."""
+        return self._change(owner.domain.uuid, "acquire", _wanted(owner, resources))
+
+    def attach(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
+        """The same for a guest that runs already."""
+        return self._change(owner.domain.uuid, "attach", _wanted(owner, resources))
+
+    def release(self, uuid: UUID, /) -> Document:
+        """Make sure that all is given back of a guest whose process has ended."""
+        return self._change(uuid, "release")
+
+    def park(self, uuid: UUID, /) -> Document:
+        """The guest's vCPUs have stopped."""
+        return self._change(uuid, "park", {"vcpus_stopped": True})
+
+    def unpark(self, uuid: UUID, /) -> Document:
+        """The guest's vCPUs are about to run."""
+        return self._change(uuid, "unpark")
+
+    def add(self, uuid: UUID, resource: Resource, /) -> Document:
+        """One more resource, before the guest opens it."""
+        return self._change(uuid, "resources/add", _resource(resource))
+
+    def remove(self, uuid: UUID, resource: Resource, /) -> Document:
+        """One resource less, after the guest has closed it."""
+        return self._change(uuid, "resources/remove", _resource(resource))
+
+    # --- migrations ------------------------------------------------------------------------------------------------
+
+    def prepare(self, uuid: UUID, /) -> Document:
+        """On the source: the vCPUs have stopped."""
+        return self._change(uuid, "migration/prepare", {"vcpus_stopped": True})
+
+    def complete(self, uuid: UUID, /) -> Document:
+        """On the source: the destination must have the lock."""
+        return self._change(uuid, "migration/complete")
+
+    def cancel(self, uuid: UUID, /) -> Document:
+        """On the source: the vCPUs are to run on there."""
+        return self._change(uuid, "migration/cancel")
+
+    def incoming(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
+        """On the destination: claim."""
+        return self._change(owner.domain.uuid, "migration/incoming", _wanted(owner, resources))
+
+    def incoming_complete(self, uuid: UUID, /) -> Document:
+        """On the destination: the vCPUs are about to run."""
+        return self._change(uuid, "migration/incoming/complete")
+
+    def incoming_cancel(self, uuid: UUID, /) -> Document:
+        """On the destination: give it back to the source."""
+        return self._change(uuid, "migration/incoming/cancel")
+
+    # --- looks -----------------------------------------------------------------------------------------------------
+
+    def agent(self) -> Document:
+        """The agent itself."""
+        return self._call("GET", "/v1/agent")
+
+    def status(self) -> Document:
+        """All hosts and locks."""
+        return self._call("GET", "/v1/status")
+
+    def hosts(self) -> Document:
+        """The hosts and their sessions."""
+        return self._call("GET", "/v1/hosts")
+
+    def inquire_domain(self, domain: str, /) -> Document:
+        """Who holds a domain, by its UUID or name."""
+        return self._call("GET", f"/v1/inquire?{urlencode({'domain': domain})}")
+
+    def inquire_disk(self, path: str, /, *, mode: Mode = Mode.EXCLUSIVE) -> Document:
+        """Who stands in the way of a disk."""
+        return self._call("GET", f"/v1/inquire?{urlencode({'disk': path, 'mode': mode})}")
+
+    def declare_dead(self, host: str, /, *, confirmed_by: str, reason: str, session: str = "") -> Document:
+        """An operator has verified that the host is off."""
+        body = {"confirmed_by": confirmed_by, "reason": reason, "session": session}
+        return self._call("POST", f"/v1/hosts/{quote(host)}/break", body)
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _change(self, uuid: UUID, what: str, body: Document | None = None, /) -> Document:
+        return self._call("POST", f"/v1/domains/{uuid}/{what}", body)
+
+    def _call(self, method: str, target: str, body: Document | None = None, /) -> Document:
+        connection = _Connection(self._path, timeout_seconds=self._timeout_seconds)
+        try:
+            connection.connect()
+        except PermissionError as error:
+            hint = "root may ask, and members of api_group may look"
+            raise NotPermitted(f"{self._path}: {error.strerror}", hint=hint) from error
+        except OSError as error:
+            raise Unreachable(
+                f"no agent answers at {self._path}: {error.strerror or error}",
+                hint="see 'systemctl status etcdlock-agent'",
+            ) from error
+        try:
+            status, found = connection.exchange(method, target, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            lost = Unreachable if method == "GET" else OutcomeUnknown
+            raise lost(f"the agent's answer was lost: {error!r}", hint="ask again") from error
+        finally:
+            connection.close()
+        if status != _OK:
+            raise error_in(found)
+        return found
+
+
+class _Connection(http.client.HTTPConnection):
+    """To a Unix socket."""
+
+    def __init__(self, path: str, /, *, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(self._path)
+        except OSError:
+            self.close()
+            raise
+
+    def exchange(self, method: str, target: str, body: Document | None, /) -> tuple[int, Document]:
+        """Status and document. A server that has heard enough may answer before it has read everything."""
+        encoded = None if body is None else json.dumps(body).encode()
+        headers = {"connection": "close", **({"content-type": "application/json"} if encoded is not None else {})}
+        try:
+            self.request(method, target, encoded, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            response = http.client.HTTPResponse(self.sock, method=method)
+            response.begin()
+        else:
+            response = self.getresponse()
+        return response.status, _document(response.read())
+
+
+def _document(body: bytes, /) -> Document:
+    found: Any = json.loads(body)
+    if not isinstance(found, dict):
+        raise ValueError(f"not a document: {body[:80]!r}")  # noqa: TRY004 - as for what is not JSON at all
+    return found
+
+
+def _wanted(owner: Owner, resources: Iterable[Resource], /) -> Document:
+    return {"name": owner.domain.name, "pid": owner.pid, "resources": [_resource(resource) for resource in resources]}
+
+
+def _resource(resource: Resource, /) -> Document:
+    return {
+        "path": resource.path,
+        "lockspace": resource.lockspace,
+        "name": resource.name,
+        "mode": resource.mode,
+    }

@@ -1,0 +1,114 @@
+"""`/v1/domains/…`: what is asked for the guests of this host."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from etcdlock.api.behind import Domains, Identify
+from etcdlock.api.desk import Desk
+from etcdlock.api.models import DomainUuid, Lock, Stopped, WantedLocks, WantedResource
+from etcdlock.identity import with_readonly_rule
+from etcdlock.model import Resource, StoredDomain
+
+PREFIX: Final = "/v1/domains/{uuid}"
+
+
+class DomainRoutes:
+    """Each call: what was sent, to the program behind, and the lock as it then stands."""
+
+    def __init__(
+        self, domains: Domains, /, *, desk: Desk, identify: Identify, readonly_disks: str, host: str
+    ) -> None:
+        self._domains = domains
+        self._desk = desk
+        self._identify = identify
+        self._readonly_disks = readonly_disks
+        self._host = host
+
+    def router(self) -> APIRouter:
+        """All of them."""
+        routes: dict[str, Callable[..., Awaitable[Lock]]] = {
+            "/acquire": self.acquire,
+            "/attach": self.attach,
+            "/release": self.release,
+            "/park": self.park,
+            "/unpark": self.unpark,
+            "/resources/add": self.add,
+            "/resources/remove": self.remove,
+            "/migration/prepare": self.prepare,
+            "/migration/complete": self.complete,
+            "/migration/cancel": self.cancel,
+            "/migration/incoming": self.incoming,
+            "/migration/incoming/complete": self.incoming_complete,
+            "/migration/incoming/cancel": self.incoming_cancel,
+        }
+        router = APIRouter(prefix=PREFIX)
+        for path, endpoint in routes.items():
+            tag = "migration" if path.startswith("/migration") else "domains"
+            router.add_api_route(path, endpoint, methods=["POST"], tags=[tag])
+        return router
+
+    async def acquire(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
+        """Lock the domain and all its resources, or nothing, for a guest that does not run yet. After a yes it may."""
+        return await self._do(uuid, self._domains.acquire(wanted.owner(uuid), self._all(wanted)))
+
+    async def attach(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
+        """The same for a guest that runs already, without locks. After a no it runs on, unprotected: stop it."""
+        return await self._do(uuid, self._domains.attach(wanted.owner(uuid), self._all(wanted)))
+
+    async def release(self, uuid: DomainUuid) -> Lock:
+        """Make sure that all of it has been given back. The guest's process must have ended."""
+        return await self._do(uuid, self._domains.release(uuid))
+
+    async def park(self, uuid: DomainUuid, stopped: Stopped) -> Lock:  # noqa: ARG002 - it is enough that it was said
+        """The guest's vCPUs have stopped. They run again only after a yes to `unpark`."""
+        return await self._do(uuid, self._domains.park(uuid))
+
+    async def unpark(self, uuid: DomainUuid) -> Lock:
+        """The guest's vCPUs are about to run. After a yes they may."""
+        return await self._do(uuid, self._domains.unpark(uuid))
+
+    async def add(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
+        """Lock one more resource, before the guest opens it."""
+        return await self._do(uuid, self._domains.add(uuid, self._one(wanted)))
+
+    async def remove(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
+        """Give one resource back, after the guest has closed it."""
+        return await self._do(uuid, self._domains.remove(uuid, self._one(wanted)))
+
+    async def prepare(self, uuid: DomainUuid, stopped: Stopped) -> Lock:  # noqa: ARG002 - as above
+        """On the source, at the switch-over: the vCPUs have stopped, the destination may claim the lock."""
+        return await self._do(uuid, self._domains.park(uuid))
+
+    async def complete(self, uuid: DomainUuid) -> Lock:
+        """On the source: make sure that the destination has the lock, and forget it. Then the process may be ended."""
+        return await self._do(uuid, self._domains.complete(uuid))
+
+    async def cancel(self, uuid: DomainUuid) -> Lock:
+        """On the source: the guest is to run on here. After a yes it may; never once the destination has the lock."""
+        return await self._do(uuid, self._domains.unpark(uuid))
+
+    async def incoming(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
+        """On the destination: claim the lock for the process that takes the guest in, once the source parks it."""
+        return await self._do(uuid, self._domains.incoming(wanted.owner(uuid), self._all(wanted)))
+
+    async def incoming_complete(self, uuid: DomainUuid) -> Lock:
+        """On the destination: the guest has arrived. After a yes its vCPUs may run, and there is no way back."""
+        return await self._do(uuid, self._domains.incoming_complete(uuid))
+
+    async def incoming_cancel(self, uuid: DomainUuid) -> Lock:
+        """On the destination: the guest does not arrive. The lock is the source's again, as it was."""
+        return await self._do(uuid, self._domains.incoming_cancel(uuid))
+
+    async def _do(self, uuid: UUID, work: Coroutine[Any, Any, StoredDomain | None], /) -> Lock:
+        return Lock.of(uuid, await self._desk.see_to(work), host=self._host)
+
+    def _all(self, wanted: WantedLocks, /) -> tuple[Resource, ...]:
+        return with_readonly_rule(wanted.named(self._identify), rule=self._readonly_disks)
+
+    def _one(self, wanted: WantedResource, /) -> Resource:
+        return with_readonly_rule((wanted.named(self._identify).resource,), rule=self._readonly_disks)[0]

@@ -1,0 +1,79 @@
+"""The doors of a host's agent, opened and closed together: libvirt's, and the API for all other programs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+from typing import TYPE_CHECKING
+
+from etcdlock.agent.requests import Requests
+from etcdlock.agent.view import View
+from etcdlock.api import events, metrics
+from etcdlock.api.app import create_app
+from etcdlock.api.peer import Rules
+from etcdlock.api.server import ApiServer
+from etcdlock.cli.wiring import naming
+from etcdlock.errors import InvalidSetting
+from etcdlock.libvirt.server import Door
+from etcdlock.libvirt.sockets import listen
+
+if TYPE_CHECKING:
+    from etcdlock.adapters.etcd import EtcdStore
+    from etcdlock.agent.context import Context
+    from etcdlock.agent.host import HostAgent
+    from etcdlock.config import Settings
+    from etcdlock.ports import Processes
+
+DOOR_BEHIND_SECONDS = 1.0
+"""How much longer the doors wait than the agent, whose own words say more than that time is up."""
+
+
+class Doors:
+    """Raises `InvalidSetting` when made with a group that does not exist."""
+
+    def __init__(
+        self, settings: Settings, agent: HostAgent, context: Context, /, *, processes: Processes, store: EtcdStore
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics.Metrics(agent, context, endpoint=lambda: store.endpoint)
+        self._counting = contextlib.ExitStack()
+        self._feed = events.Feed()
+        wait_seconds = settings.acquire_seconds + DOOR_BEHIND_SECONDS
+        self._libvirt = Door(agent, identify=naming(settings), uid=os.getuid(), acquire_seconds=wait_seconds)
+        app = create_app(
+            Requests(agent, context, processes=processes, answer_seconds=settings.acquire_seconds),
+            View(
+                agent,
+                context,
+                name=settings.cluster,
+                endpoint=lambda: store.endpoint,
+                answer_seconds=settings.acquire_seconds,
+            ),
+            identify=naming(settings),
+            readonly_disks=settings.readonly_disks,
+            answer_seconds=wait_seconds,
+            extra_routers=(self._feed.router(), metrics.router(self._metrics)),
+        )
+        rules = Rules(os.getuid(), _group(settings.api_group))
+        self._api = ApiServer(app, rules=rules, answer_seconds=wait_seconds)
+        self._counting.enter_context(metrics.counting(self._metrics))  # joining counts, too
+
+    async def open(self) -> None:
+        """Once every guest of an earlier agent is known. Raises `SocketInUse` and `InvalidSetting`."""
+        await self._libvirt.open(listen(self._settings.lock_socket))
+        await self._api.open(listen(self._settings.api_path))
+
+    async def close(self) -> None:
+        """Before anything else ends. What has been asked is answered."""
+        self._feed.end()
+        await asyncio.gather(self._libvirt.close(), self._api.close())
+        self._counting.close()
+
+
+def _group(name: str, /) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        raise InvalidSetting(f"api_group: there is no group {name!r} on this host") from None

@@ -1,0 +1,39 @@
+"""A running guest as libvirt itself remembers it, in the status file that outlives its daemon; pure.
+
+libvirt 9 keeps one for each guest that has a process: <name>.xml in /run/libvirt/qemu for the system, and in
+$XDG_RUNTIME_DIR/libvirt/qemu/run for a user. It names the process and holds the whole domain XML as it is now, with
+what was plugged in and out since the start.
+
+Not guaranteed: that the process still runs. A guest that ended while libvirt's daemon was away leaves its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree.ElementTree import tostring
+
+from etcdlock.domainxml import DomainXml, parse_domain, parse_root
+from etcdlock.errors import InvalidDomainXml
+
+RUNNING = "running"
+LARGEST_PID = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """`state` is libvirt's word: running, paused, shutdown, crashed, …"""
+
+    pid: int
+    state: str
+    xml: DomainXml
+
+
+def parse_status(text: bytes | str, /, *, source: str) -> GuestStatus:
+    """Read one; `source` names it in messages. Raises only `InvalidDomainXml`."""
+    root = parse_root(text, tag="domstatus", source=source)
+    domain, pid = root.find("domain"), root.get("pid", "")
+    if domain is None:
+        raise InvalidDomainXml(f"{source}: holds no <domain>")
+    if not (pid.isascii() and pid.isdecimal() and 0 < int(pid[:10]) <= LARGEST_PID):
+        raise InvalidDomainXml(f"{source}: names no process")
+    return GuestStatus(int(pid), root.get("state", ""), parse_domain(tostring(domain), source=source))
