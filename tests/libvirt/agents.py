@@ -10,6 +10,7 @@ from etcdlock.model import LockState, StoredDomain
 from etcdlock.timing import Timing
 from tests.libvirt.etcd import etcd_of
 from tests.libvirt.guest import Guest
+from tests.libvirt.host import OWN_IMAGES
 from tests.libvirt.lab import Lab
 from tests.libvirt.libvirt_host import LOCK_SOCKET, LOCKD, LibvirtHost
 from tests.libvirt.machine import Program
@@ -32,9 +33,9 @@ TIMING = Timing(
 class Cluster:
     """An etcd, and an agent on each host of a lab with a libvirtd that asks it."""
 
-    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoint: str) -> None:
+    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoints: str) -> None:
         self._lab = lab
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._agents: dict[str, Program] = {}
         self.etcd = etcd
         self.records = Records(etcd.endpoints)
@@ -48,7 +49,7 @@ class Cluster:
 
     def start_agent(self, host: LibvirtHost, /) -> None:
         """Start the host's agent and wait until it serves libvirt."""
-        agent = host.start_python("tests.libvirt.agent_program", env=self.environment(host))
+        agent = host.start_python("etcdlock", "agent", "--log-level", "info", env=self.environment(host))
         self._agents[host.name] = agent
         host.wait_until_accepts(LOCK_SOCKET, program=agent)
 
@@ -63,7 +64,8 @@ class Cluster:
 
     def heal(self) -> None:
         """etcd answers, and every host's agent runs and has a session."""
-        self.etcd.resume()
+        for member in range(len(self.etcd.endpoints)):
+            self.etcd.resume(member)
         for host in self._lab.hosts:
             self.agent(host).thaw()
             if not self.agent(host).is_running:
@@ -92,7 +94,7 @@ class Cluster:
         """One host has the domain and all of its disks, and nobody else runs it."""
         record, running = self.lock(guest).record, self.runs_on(guest)
         assert record.owner.host == by.name, record
-        assert sorted(resource.path for resource in record.resources) == sorted(guest.disks), record
+        assert sorted(resource.path for resource in record.resources) == sorted(guest.paths), record
         assert running in ([], [by.name]), running
 
     def runs_on(self, guest: Guest, /) -> list[str]:
@@ -104,7 +106,8 @@ class Cluster:
         timing = {f"ETCDLOCK_TIMING__{name.upper()}": f"{value:g}" for name, value in TIMING.as_mapping().items()}
         return {
             **timing,
-            "ETCDLOCK_ENDPOINTS": self._endpoint,
+            "ETCDLOCK_ENDPOINTS": self._endpoints,
+            "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGES,
             "ETCDLOCK_HOST_ID": host.name,
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_ACQUIRE_SECONDS": str(ACQUIRE_SECONDS),
@@ -112,7 +115,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster_of(lab: Lab, /) -> Iterator[Cluster]:
+def cluster_of(lab: Lab, /, *, etcd_members: int = 1) -> Iterator[Cluster]:
     """A cluster of all hosts of a lab."""
-    with etcd_of(lab) as (etcd, endpoint):
-        yield Cluster(lab, etcd, endpoint=endpoint)
+    with etcd_of(lab, members=etcd_members) as (etcd, endpoints):
+        yield Cluster(lab, etcd, endpoints=endpoints)

@@ -10,20 +10,30 @@ from collections.abc import Iterator
 import pytest
 
 from tests.libvirt.agents import Cluster, cluster_of
+from tests.libvirt.alone import ANOTHER_LABS_SECONDS, alone
 from tests.libvirt.lab import Lab, SharedDisk
 from tests.libvirt.libvirt_host import LibvirtHost
 
 _PROGRAMS = (
     *("libvirtd", "virtlockd", "virsh", "qemu-system-x86_64"),
-    *("ip", "losetup", "mount", "nsenter", "setpriv", "unshare"),
+    *("ip", "losetup", "mount", "nsenter", "setpriv", "tc", "unshare"),
 )
+_LAB_SECONDS = 120
+"""For a test that makes a lab, when no other is in the way."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that wants a lab may have to wait for the end of another one."""
+    first = next((item for item in items if "lab" in getattr(item, "fixturenames", ())), None)
+    if first is not None:
+        first.add_marker(pytest.mark.timeout(ANOTHER_LABS_SECONDS + _LAB_SECONDS))
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Hosts a, b and c, that are on; libvirtd runs on none of them."""
     _need_what_a_lab_needs()
-    with Lab(tmp_path_factory.mktemp("lab"), host_names="abc") as lab:
+    with alone(), Lab(tmp_path_factory.mktemp("lab"), host_names="abc") as lab:
         yield lab
 
 

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
-from etcdlock.adapters.embedded_ports import free_ports
 from tests.libvirt.lab import Lab
 
 
 @contextmanager
-def etcd_of(lab: Lab, /) -> Iterator[tuple[EmbeddedEtcd, str]]:
-    """A member that runs beside the hosts, and its host:port for them and for us."""
-    ports = free_ports(1)
-    endpoint = f"{lab.address}:{ports[0].client}"
-    listen = f"http://127.0.0.1:{ports[0].client},http://{endpoint}"
-    elsewhere = (f"--listen-client-urls={listen}", f"--advertise-client-urls=http://{endpoint}")
-    with EmbeddedEtcd(extra_args=elsewhere, choose_ports=lambda _: ports) as etcd:
-        yield etcd, endpoint
+def etcd_of(
+    lab: Lab, /, *, binary: str | None = None, durable: bool = False, members: int = 1
+) -> Iterator[tuple[EmbeddedEtcd, str]]:
+    """Members that run beside the hosts, and where they are for them and for us: host:port,host:port,…"""
+    with EmbeddedEtcd(binary, address=lab.address, cluster_size=members, durable=durable) as etcd:
+        ports = (endpoint.rpartition(":")[2] for endpoint in etcd.endpoints)
+        yield etcd, ",".join(f"{lab.address}:{port}" for port in ports)

@@ -31,9 +31,13 @@ def accelerator() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A domain with a disk on each of the paths. `machine` pc or q35; from q35 disks can be unplugged."""
+    """A domain with a disk on each of the paths, then one for each of the `files`.
+
+    `machine` pc or q35; from q35 disks can be unplugged.
+    """
 
     disks: tuple[str, ...]
+    files: tuple[str, ...] = ()
     machine: str = "pc"
     name: str = "vm1"
     uuid: UUID = field(default_factory=uuid4)
@@ -50,16 +54,27 @@ class Guest:
               <features><acpi/></features>
               <devices>
                 <emulator>/usr/bin/qemu-system-x86_64</emulator>
-                {"".join(self.disk_xml(number) for number in range(len(self.disks)))}
+                {"".join(self.disk_xml(number) for number in range(len(self.paths)))}
                 <controller type='usb' model='none'/>
                 {"<controller type='scsi' model='virtio-scsi'/>" if self._bus == _VIRTIO_SCSI else ""}
                 <memballoon model='none'/>
               </devices>
             </domain>"""
 
+    @property
+    def emulated_xml(self) -> str:
+        """The same for a user who may not use /dev/kvm."""
+        return self.xml.replace("<domain type='kvm'>", "<domain type='qemu'>")
+
     def disk_xml(self, number: int, /) -> str:
         """One of its disks, as `virsh attach-device` takes it."""
-        return block_disk_xml(self.disks[number], target=self.target(number), bus=self._bus)
+        kind = "block" if number < len(self.disks) else "file"
+        return disk_xml(self.paths[number], kind=kind, target=self.target(number), bus=self._bus)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all its disks."""
+        return self.disks + self.files
 
     def target(self, number: int, /) -> str:
         """What the guest would call a disk of its."""
@@ -70,12 +85,14 @@ class Guest:
         return _VIRTIO_SCSI if self.machine == "q35" else _VIRTIO_BLK
 
 
-def block_disk_xml(path: str, /, *, target: str, bus: str = _VIRTIO_SCSI, more: Sequence[str] = ()) -> str:
-    """A disk; `more` are further elements, such as <shareable/>."""
+def disk_xml(
+    path: str, /, *, target: str, kind: str = "block", bus: str = _VIRTIO_SCSI, more: Sequence[str] = ()
+) -> str:
+    """A block device or a file; `more` are further elements, such as <shareable/>."""
     return f"""
-        <disk type='block' device='disk'>
+        <disk type='{kind}' device='disk'>
           <driver name='qemu' type='raw' cache='none' io='native'/>
-          <source dev='{path}'/>
+          <source {"dev" if kind == "block" else kind}='{path}'/>
           <target dev='{target}' bus='{bus}'/>
           {"".join(more)}
         </disk>"""

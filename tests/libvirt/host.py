@@ -20,6 +20,8 @@ from tests.libvirt.waiting import PATIENCE_SECONDS, wait_until
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = "/var/lib/libvirt/images"
 """Where the shared disks are, under the same path on every host."""
+OWN_IMAGES = "/var/lib/libvirt/own"
+"""A folder that each host has for itself."""
 SHARED_LOCKS = "/var/lib/libvirt/lockd/files"
 """One folder that all hosts see, as if it were on NFS."""
 
@@ -28,7 +30,7 @@ _BOOT = f"""
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/lock
 for folder in {" ".join(_OWN_FOLDERS)}; do mount --bind "$1/$folder" "/$folder"; done
-mkdir -p {IMAGES} {SHARED_LOCKS}
+mkdir -p {IMAGES} {OWN_IMAGES} {SHARED_LOCKS}
 mount -t tmpfs -o mode=755 tmpfs {IMAGES}
 mount --bind "$2" {SHARED_LOCKS}
 mount --bind "$1/etc/hosts" /etc/hosts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.libvirt.agents import Cluster
-from tests.libvirt.guest import Guest, block_disk_xml
+from tests.libvirt.guest import Guest, disk_xml
 from tests.libvirt.lab import SharedDisk
 from tests.libvirt.libvirt_host import LibvirtHost
 from tests.libvirt.waiting import wait_until
@@ -20,7 +20,7 @@ def test_a_disk_is_plugged_into_a_guest_and_out_again_and_goes_to_another_domain
 ) -> None:
     guest = Guest((disk.path,), machine="q35")
     other = Guest((), machine="q35", name="other")
-    second = block_disk_xml(other_disk.path, target="sdb")
+    second = disk_xml(other_disk.path, target="sdb")
     cluster.start(guest, on=a)
     cluster.start(other, on=b)
     a.virsh("attach-device", guest.name, *LIVE, stdin=second)
@@ -41,7 +41,7 @@ def test_a_disk_plugged_into_a_suspended_guest_is_locked_and_the_guest_stays_par
     cluster.start(guest, on=a)
     a.virsh("suspend", guest.name)
     cluster.wait_until_parked(guest)
-    a.virsh("attach-device", guest.name, *LIVE, stdin=block_disk_xml(other_disk.path, target="sdb"))
+    a.virsh("attach-device", guest.name, *LIVE, stdin=disk_xml(other_disk.path, target="sdb"))
     assert locked(cluster, guest) == {disk.path, other_disk.path}
     assert not cluster.is_held(guest)
     a.virsh("resume", guest.name)
@@ -53,7 +53,7 @@ def test_a_disk_plugged_in_goes_along_when_the_guest_migrates(
 ) -> None:
     guest = Guest((disk.path,), machine="q35")
     cluster.start(guest, on=a)
-    a.virsh("attach-device", guest.name, *LIVE, stdin=block_disk_xml(other_disk.path, target="sdb"))
+    a.virsh("attach-device", guest.name, *LIVE, stdin=disk_xml(other_disk.path, target="sdb"))
     moved = a.migrate(guest, to=b)
     assert moved.returncode == 0, moved.stderr
     assert cluster.lock(guest).record.owner.host == "b"
@@ -83,7 +83,7 @@ def test_a_snapshots_overlay_is_locked_beside_the_disk_below_it_and_given_back_w
 def test_a_shareable_disk_goes_to_guests_on_several_hosts_but_not_to_one_that_wants_it_alone(
     cluster: Cluster, a: LibvirtHost, b: LibvirtHost, c: LibvirtHost, disk: SharedDisk
 ) -> None:
-    shared = block_disk_xml(disk.path, target="sdb", more=("<shareable/>",))
+    shared = disk_xml(disk.path, target="sdb", more=("<shareable/>",))
     guests = {a: Guest((), machine="q35", name="one"), b: Guest((), machine="q35", name="two")}
     for host, guest in guests.items():
         cluster.start(guest, on=host)

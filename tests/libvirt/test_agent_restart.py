@@ -139,7 +139,7 @@ def test_a_second_agent_on_a_host_is_refused_and_the_first_goes_on(
     cluster: Cluster, a: LibvirtHost, disk: SharedDisk
 ) -> None:
     first = cluster.agent(a)
-    second = a.run([sys.executable, "-m", "tests.libvirt.agent_program"], env=cluster.environment(a))
+    second = a.run([sys.executable, "-m", "etcdlock", "agent"], env=cluster.environment(a))
     assert second.returncode != 0
     assert "agent" in second.stderr
     assert first.is_running
