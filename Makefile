@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-libvirt lint bench system-deps clean
+.PHONY: demo test test-libvirt lint model bench system-deps clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.embedded
@@ -22,6 +22,11 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The lock protocol's model, searched exhaustively by spin: some minutes. ARGS=NAME shows how a weakening goes wrong.
+model:
+	@command -v spin >/dev/null && command -v gcc >/dev/null || { echo "needs spin and gcc: make system-deps" >&2; exit 1; }
+	$(PYTHON) docs/model/check.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

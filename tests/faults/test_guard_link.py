@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from etcdlock.adapters.guardlink import GuardLink
+from etcdlock.adapters.host_processes import FoundGuest, HostProcesses
 from etcdlock.adapters.processes import LocalGuest, LocalGuests
 from etcdlock.errors import GuardLost, SessionLost
 from etcdlock.guard import table, wire
@@ -78,6 +80,23 @@ def test_a_guest_is_not_taken_in_under_a_session_that_is_not_proven() -> None:
         await end(on)
 
     run(scenario())
+
+
+def test_hundreds_of_guests_are_taken_in_at_the_same_moment() -> None:
+    """As when a host's session has been lost, or its agent was started anew."""
+
+    async def scenario(guests: list[FoundGuest]) -> None:
+        link = await GuardLink.start(budget_seconds=10 * BUDGET_SECONDS, kill_seconds=5.0)
+        await link.prove("s", at=CLOCK.now())
+        await asyncio.gather(*(link.arm(guest, session="s") for guest in guests), link.prove("s", at=CLOCK.now()))
+        await asyncio.gather(*(link.disarm(guest) for guest in guests))
+        await link.close()
+
+    with ExitStack() as undo:
+        running = [undo.enter_context(subprocess.Popen(["sleep", "300"])) for _ in range(400)]
+        for process in running:
+            undo.callback(process.kill)
+        run(scenario([HostProcesses().attach(process.pid) for process in running]))
 
 
 def test_a_guard_that_was_killed_is_noticed_and_answers_no_more() -> None:
