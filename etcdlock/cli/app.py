@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 
 import typer
@@ -53,13 +52,8 @@ def _everywhere(
 def run_command_line() -> int:
     """Run what `sys.argv` says; the exit code, with every error shown on stderr (as JSON with --json)."""
     log_to_stderr()
-    return exit_code_of(lambda: build()(prog_name="etcdlock", standalone_mode=True))
-
-
-def exit_code_of(program: Callable[[], object], /) -> int:
-    """Run it, show its error if it has one, and say how it ended; a number that it returns is its exit code."""
     try:
-        ended = program()
+        ended = build()(prog_name="etcdlock", standalone_mode=True)
     except EtcdlockError as error:
         _show(error, as_json="--json" in _own_arguments())
         return int(exit_for(error))

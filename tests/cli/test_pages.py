@@ -95,7 +95,7 @@ def test_every_setting_is_documented_with_its_variable_and_its_default(prefix: s
 
 def test_the_example_file_is_accepted_as_it_stands(tmp_path: Path) -> None:
     example = tmp_path / "etcdlock.toml"
-    example.write_text(CONFIGURATION.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    example.write_text("cluster" + CONFIGURATION.split("```toml\ncluster")[1].split("```")[0], encoding="utf-8")
     settings = load(file=example, environment={})
     assert settings.host_id == "node-7"
     timing = settings.contract.timing

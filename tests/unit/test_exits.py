@@ -14,7 +14,7 @@ EXPECTED = {
     "InvalidInput": 2, "InvalidDomainXml": 2, "InvalidSetting": 2, "UnsafeTiming": 2, "TooManyOperations": 2,
     "MalformedMessage": 2, "NotLocked": 104, "NotTheOwner": 104, "SocketInUse": 104,
     "Refused": 104, "Superseded": 104, "ContractMismatch": 104, "DuplicateHost": 104, "SessionAlive": 104,
-    "AgentRuns": 104,
+    "AgentRuns": 104, "NotClaimed": 104, "NotPermitted": 104,
     "UnsafeEtcd": 104, "UnsteadyClock": 104, "Rejected": 104, "AccessDenied": 106, "HeldElsewhere": 100,
     "CorruptRecord": 105, "NewerFormat": 105, "Unreachable": 101, "OutcomeUnknown": 102,
     "SessionLost": 103, "GuardLost": 103,
