@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from etcdlock.model import Resource
+from etcdlock.model import DomainId, Resource
 
 
 class Relation(StrEnum):
@@ -249,12 +249,12 @@ class Processes(Protocol):
         """The process that has this pid now. Raises `NoSuchGuest`. Its gate is open, or its starter's business."""
         ...
 
-    def awaits_migration(self, guest: Guest, /) -> bool:
-        """Whether it was started to take in a migration, as QEMU says with -incoming."""
+    async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
+        """Whether it was started to take the domain in from another host; a guest restored from a file was not."""
         ...
 
-    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
-        """Whether it has what the resource names open; True where that cannot be told."""
+    async def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        """Whether it has what the resource names open; True where that cannot be told, or not soon."""
         ...
 
 

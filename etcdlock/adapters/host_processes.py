@@ -10,12 +10,17 @@ import asyncio
 import hashlib
 import os
 import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from etcdlock.errors import NoSuchGuest
 from etcdlock.guard import table
-from etcdlock.model import Resource
+from etcdlock.model import DomainId, Resource
 from etcdlock.ports import ExitStatus, Guest
+
+_THREADS = 8
+_LOOK_WITHIN_SECONDS = 1.0
 
 
 class FoundGuest:
@@ -71,7 +76,22 @@ class FoundGuest:
 
 
 class HostProcesses:
-    """This host's processes."""
+    """This host's processes. `arrives` says of a pid and its domain whether a migration brings it here: QEMU is started
+    with -incoming for a restored guest, too. Without it none is taken for one that does.
+
+    What may have to wait for a file server that is dead is done in threads of its own, and not waited for beyond a
+    bound: whoever asks keeps a session alive.
+    """
+
+    def __init__(
+        self,
+        *,
+        arrives: Callable[[int, DomainId], bool] | None = None,
+        look: Callable[[int, Resource], bool] | None = None,
+    ) -> None:
+        self._arrives = arrives
+        self._look = look or has_open
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guest-files")
 
     def attach(self, pid: int, /) -> FoundGuest:
         """The process that has this pid now. Raises `NoSuchGuest`."""
@@ -81,30 +101,47 @@ class HostProcesses:
             raise NoSuchGuest(f"there is no process {pid} on this host")
         return FoundGuest(process.name, pidfd)
 
-    def awaits_migration(self, guest: Guest, /) -> bool:
-        """Whether QEMU was started with -incoming."""
-        try:
-            arguments = Path(f"/proc/{guest.pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
+    async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
+        """Whether QEMU was started with -incoming, and for a migration."""
+        if self._arrives is None or not _waits_for_its_memory(guest.pid):
             return False
-        return any(argument in (b"-incoming", b"--incoming") for argument in arguments)
+        return self._arrives(guest.pid, domain)
 
-    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
-        """Whether one of its descriptors is the file or device that the resource names.
-
-        By file system and inode, or by device number, since libvirt may show a guest its devices under names of its
-        own. A resource known only by a digest is compared by the digest of the descriptors' paths. Where neither can
-        be said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
+    async def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        """Whether one of its descriptors is the file or device that the resource names; what cannot be told soon is
+        taken for open.
         """
+        looking = asyncio.get_running_loop().run_in_executor(self._threads, self._look, guest.pid, resource)
         try:
-            links = list(Path(f"/proc/{guest.pid}/fd").iterdir())
-        except OSError:
-            return False  # it is gone
-        if resource.path:
-            return any(_same_file(link, resource.path) for link in links)
-        if len(resource.name) != hashlib.sha256().digest_size * 2:
+            return await asyncio.wait_for(looking, _LOOK_WITHIN_SECONDS)
+        except TimeoutError:
             return True
-        return any(_digest(link) == resource.name for link in links)
+
+
+def _waits_for_its_memory(pid: int, /) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(argument in (b"-incoming", b"--incoming") for argument in arguments)
+
+
+def has_open(pid: int, resource: Resource, /) -> bool:
+    """Whether the process has it open.
+
+    Told by file system and inode, or by device number, since libvirt may show a guest its devices under names of its
+    own. A resource known only by a digest is compared by the digest of the descriptors' paths. Where neither can be
+    said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
+    """
+    try:
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False  # it is gone
+    if resource.path:
+        return any(_same_file(link, resource.path) for link in links)
+    if len(resource.name) != hashlib.sha256().digest_size * 2:
+        return True
+    return any(_digest(link) == resource.name for link in links)
 
 
 def _same_file(link: Path, path: str) -> bool:

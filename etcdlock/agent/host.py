@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 from uuid import UUID
 
+from etcdlock.agent.aftermath import Aftermath
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
 from etcdlock.agent.enforcer import Enforcer, Together
@@ -35,9 +36,7 @@ from etcdlock.errors import (
     NotLocked,
     NotTheOwner,
     Refused,
-    Superseded,
 )
-from etcdlock.identity import stays_behind
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
 from etcdlock.ports import Guard, Processes, Store
@@ -45,7 +44,6 @@ from etcdlock.transitions import Wanted
 
 Work = Callable[[Asked], Awaitable[None]]
 
-AGAIN_SECONDS = 1.0
 PAUSE_SECONDS = 0.05
 
 
@@ -79,8 +77,7 @@ class HostAgent:
         self.ledger = HostLedger(ledger_context, member=self.member, guard=both)
         self._observer = Observer(context)
         self._residents = Residents(processes)
-        self._parts: asyncio.TaskGroup | None = None
-        self._following: set[asyncio.Task[None]] = set()
+        self._after = Aftermath(context, ledger=self.ledger, residents=self._residents, processes=processes)
         self._carrying: list[asyncio.Task[None] | None] = []
         self._taking = 0
         self._is_complete = False
@@ -116,7 +113,7 @@ class HostAgent:
             await self._leave_if_idle()
         finally:
             self.ready.clear()
-            self._parts = None
+            self._after.close()
             self._ended.set()
 
     async def stop(self) -> None:
@@ -126,7 +123,7 @@ class HostAgent:
 
     async def _begin_anew(self, parts: asyncio.TaskGroup, /) -> None:
         await self.member.resume_or_join(until=self._until(self._join_seconds))
-        self._parts = parts
+        self._after.open(parts)
         parts.create_task(self.member.keep(self.ledger))
         parts.create_task(self._enforcer.keep())
         parts.create_task(self._observer.keep())
@@ -141,7 +138,7 @@ class HostAgent:
         await self._stop.wait()
         self.ready.clear()
         until = self._until(self._acquire_seconds)
-        while (self._taking or self._following) and self._context.clock.now() < until:
+        while (self._taking or self._after.has_work) and self._context.clock.now() < until:
             await self._context.clock.sleep(PAUSE_SECONDS)
         raise _Stopped
 
@@ -220,16 +217,7 @@ class HostAgent:
         """A yes goes out: the guest may run. In its turn."""
         resident.arrives = False
         self.ledger.told(resident.uuid)
-        self._leave_behind(resident)
-
-    def _leave_behind(self, resident: Resident, /) -> None:
-        """Files that another host has for itself did not come along with a guest that has arrived for good."""
-        holding = self.ledger.holding(resident.uuid)
-        found = () if holding is None else holding.stored.record.resources
-        left = {resource for resource in found if stays_behind(resource, host=self._context.host)}
-        if left - resident.closed:
-            resident.closed |= left
-            self._begin(self._until_removed(resident))
+        self._after.leave_behind(resident)
 
     async def _held(self, resident: Resident, resource: Resource, /, *, until: float) -> StoredDomain:
         """The domain's lock, taken with this resource if it is not held yet."""
@@ -245,7 +233,7 @@ class HostAgent:
             pid=guest.pid,
             pid_start=guest.pid_start,
         )
-        migrates = self._processes.awaits_migration(guest)
+        migrates = await self._processes.awaits_migration(guest, resident.owner.domain)
         return await self.ledger.enter(wanted, guest, migrates=migrates, until=until)
 
     async def _say_no(self, resident: Resident, error: EtcdlockError, /) -> None:
@@ -253,7 +241,7 @@ class HostAgent:
         if not resident.arrives:  # else that is for whoever has been told that it may arrive
             await self.ledger.hand_back(resident.uuid)
         if resident.rests:
-            self._begin(self._until_parked(resident))
+            self._after.rests(resident)
         if isinstance(error, HeldElsewhere):
             silent = (blocker.owner for blocker in error.blockers if not blocker.alive)
             self._observer.follow_too(frozenset(owner for owner in silent if owner is not None))
@@ -270,75 +258,12 @@ class HostAgent:
             raise NotLocked(f"{resource} is not locked for domain {owner.domain}")
         if resident.owner.pid != owner.pid:
             raise NotTheOwner(f"{resource} is locked for {resident.owner}, not for process {owner.pid}")
-        if not self._processes.has_open(resident.guest, resource):
-            resident.closed.update(locked)
-            self._begin(self._until_removed(resident))
-        elif not resident.rests:
-            resident.rests = True
-            self._begin(self._until_parked(resident))
+        self._after.given_up(resident, locked)
 
     def departed(self, owner: Owner, /) -> None:
         """The guest's own connection has ended. Whether it is gone, only its process tells, and that is watched."""
         known = self._residents.find(owner.domain.uuid) is not None
         note("connection_ended", domain=owner.domain, pid=owner.pid, known=known)
-
-    # --- what follows, in its own time -----------------------------------------------------------------------------
-
-    def _begin(self, part: Coroutine[Any, Any, None], /) -> asyncio.Task[None] | None:
-        if self._parts is None:
-            part.close()
-            return None  # the next agent goes on
-        task = self._parts.create_task(part)
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
-        return task
-
-    async def _until_parked(self, resident: Resident, /) -> None:
-        """Unless the guest is let run again before that."""
-        while not resident.gone:
-            async with resident.turn:
-                if not resident.rests or self.ledger.holding(resident.uuid) is None:
-                    return
-                self.ledger.rest(resident.uuid)
-                if await self._done(self.ledger.park(resident.uuid, until=self._until(0.0)), resident):
-                    return
-            await self._context.clock.sleep(AGAIN_SECONDS)
-
-    async def _until_removed(self, resident: Resident, /) -> None:
-        """Whatever the guest has closed, unless it is taken anew before that."""
-        while not resident.gone:
-            async with resident.turn:
-                for resource in sorted(resident.closed):
-                    if await self._done(
-                        self.ledger.remove(resident.uuid, resource, until=self._until(0.0)), resident
-                    ):
-                        resident.closed.discard(resource)
-                if not resident.closed:
-                    return
-            await self._context.clock.sleep(AGAIN_SECONDS)
-
-    async def _until_released(self, resident: Resident, /) -> None:
-        """Wait for the guest's end, then give back what it held."""
-        await resident.guest.gone()
-        resident.gone = True
-        note("guest_gone", domain=resident.owner.domain, pid=resident.guest.pid)
-        async with resident.turn:
-            while not await self._done(
-                self.ledger.bury(resident.uuid, resident.guest, until=self._until(0.0)), resident
-            ):
-                await self._context.clock.sleep(AGAIN_SECONDS)
-            self._residents.remove(resident)
-
-    async def _done(self, change: Coroutine[Any, Any, object], resident: Resident, /) -> bool:
-        """Whether there is nothing left to do; what another host has now is none of our business any more."""
-        try:
-            await change
-        except Superseded:
-            return True
-        except EtcdlockError as error:
-            note("tried_again", level=logging.WARNING, domain=resident.owner.domain, error=error)
-            return False
-        return True
 
     # --- guests ----------------------------------------------------------------------------------------------------
 
@@ -356,8 +281,7 @@ class HostAgent:
 
     def _settle_in(self, resident: Resident, /) -> Resident:
         self._residents.add(resident)
-        if self._parts is not None:
-            self._parts.create_task(self._until_released(resident))
+        self._after.follow(resident)
         return resident
 
     def _inherit(self, stored: StoredDomain, /) -> None:
@@ -371,7 +295,7 @@ class HostAgent:
         )
         self.ledger.inherit(stored, resident.guest)
         if guest is not None:
-            self._carrying.append(self._begin(self._carry_on(resident)))  # its turn is the first
+            self._carrying.append(self._after.begin(self._carry_on(resident)))  # its turn is the first
         self._settle_in(resident)
 
     async def _tell_inherited(self, carrying: set[asyncio.Task[None] | None], /) -> None:
@@ -385,7 +309,7 @@ class HostAgent:
         async with resident.turn:
             try:
                 await self.ledger.adopt(resident.uuid, until=until)
-                self._leave_behind(resident)
+                self._after.leave_behind(resident)
             except EtcdlockError as error:
                 note("not_adopted", level=logging.ERROR, domain=resident.owner.domain, error=error)
                 resident.guest.kill()  # the earlier agent's guard goes, and no other has taken it in

@@ -157,7 +157,7 @@ class Requests:
         resident = asked.resident
         stored = await self._ledger.current(resident.uuid)
         for held in named(resource, among=stored.record.resources):
-            if self._processes.has_open(resident.guest, held):
+            if await self._processes.has_open(resident.guest, held):
                 raise Refused(
                     f"{held}: {resident.owner} may still have it open",
                     hint="unplug it first; with the guest's end it is given back in any case",

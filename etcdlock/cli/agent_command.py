@@ -74,7 +74,9 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.adapters.guard_record import GuardRecord
     from etcdlock.adapters.host_processes import HostProcesses
     from etcdlock.agent.host import HostAgent
+    from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
+    from etcdlock.cli.host_facts import places
     from etcdlock.cli.wiring import check_versions, make_context, open_store, start_guard
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
@@ -84,7 +86,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
         await check_versions(settings, store)
         context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
         guard = await start_guard(context.timing, started=guards.add)
-        processes = HostProcesses()
+        processes = HostProcesses(arrives=Arrivals(places(uid=os.geteuid(), environment=os.environ).statuses).arrives)
         agent = HostAgent(
             context,
             processes=processes,

@@ -16,24 +16,38 @@ from etcdlock.domainxml import DomainXml, parse_domain, parse_root
 from etcdlock.errors import InvalidDomainXml
 
 RUNNING = "running"
+MIGRATION_IN = "migration in"
 LARGEST_PID = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class GuestStatus:
-    """`state` is libvirt's word: running, paused, shutdown, crashed, …"""
+    """`state` is libvirt's word: running, paused, shutdown, crashed, …; and `job` for what it does with the guest that
+    takes longer: migration in, migration out, save, start, …, empty for nothing.
+    """
 
     pid: int
     state: str
     xml: DomainXml
+    job: str = ""
+
+    @property
+    def migrates_in(self) -> bool:
+        """A guest that is restored from a file is in its start."""
+        return self.job == MIGRATION_IN
 
 
 def parse_status(text: bytes | str, /, *, source: str) -> GuestStatus:
     """Read one; `source` names it in messages. Raises only `InvalidDomainXml`."""
     root = parse_root(text, tag="domstatus", source=source)
-    domain, pid = root.find("domain"), root.get("pid", "")
+    domain, pid, job = root.find("domain"), root.get("pid", ""), root.find("job")
     if domain is None:
         raise InvalidDomainXml(f"{source}: holds no <domain>")
     if not (pid.isascii() and pid.isdecimal() and 0 < int(pid[:10]) <= LARGEST_PID):
         raise InvalidDomainXml(f"{source}: names no process")
-    return GuestStatus(int(pid), root.get("state", ""), parse_domain(tostring(domain), source=source))
+    return GuestStatus(
+        int(pid),
+        root.get("state", ""),
+        parse_domain(tostring(domain), source=source),
+        job="" if job is None else job.get("async", ""),
+    )

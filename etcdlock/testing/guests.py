@@ -12,7 +12,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from etcdlock.errors import GuardLost, GuestNotStarted, NoSuchGuest, SessionLost
-from etcdlock.model import Resource
+from etcdlock.model import DomainId, Resource
 from etcdlock.ports import Clock, ExitStatus, Guard, Guest, Processes
 from etcdlock.testing.bell import Bell
 
@@ -177,10 +177,10 @@ class FakeProcesses(Processes):
                 return guest
         raise NoSuchGuest(f"there is no process {pid}")
 
-    def awaits_migration(self, guest: Guest, /) -> bool:
+    async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:  # noqa: ARG002 - the port's
         return guest.pid_start in self._incoming
 
-    def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+    async def has_open(self, guest: Guest, resource: Resource, /) -> bool:
         return (resource.lockspace, resource.name) in self._open[guest.pid_start]
 
 

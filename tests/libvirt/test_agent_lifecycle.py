@@ -108,3 +108,21 @@ def test_a_guest_started_again_right_after_its_end_is_not_refused_for_its_own_ol
         cluster.start(guest, on=a)
         a.destroy(guest)
     cluster.wait_until_free()
+
+
+def test_a_saved_guest_is_not_restored_while_it_is_suspended_on_another_host(
+    cluster: Cluster, a: LibvirtHost, b: LibvirtHost, disk: SharedDisk
+) -> None:
+    guest = Guest((disk.path,))
+    cluster.start(guest, on=a)
+    a.virsh("save", guest.name, SAVED)
+    cluster.wait_until_free()
+    cluster.start(guest, on=a)
+    a.virsh("suspend", guest.name)
+    cluster.wait_until_parked(guest)
+    b.machine.path(SAVED).write_bytes(a.machine.path(SAVED).read_bytes())
+    refused = b.virsh("restore", SAVED, check=False)
+    assert f"domain {guest.name} is held on host a since" in refused.stderr
+    cluster.check_held_once(guest, by=a)
+    a.virsh("resume", guest.name)
+    assert cluster.runs_on(guest) == ["a"]

@@ -68,7 +68,9 @@ class User:
     def start_agent(self) -> Program:
         """The user's own agent; it serves on return."""
         agent = self._host.start_program(
-            [*_AS_USER, _PYTHON, "-m", "etcdlock", "agent", "--log-level", "info"], env=self._environment, name="user-agent"
+            [*_AS_USER, _PYTHON, "-m", "etcdlock", "agent", "--log-level", "info"],
+            env=self._environment,
+            name="user-agent",
         )
         self._host.wait_until_accepts(LOCK_SOCKET, program=agent)
         return agent
