@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MEMORY_BYTES = 6 << 30
 
-FULL = (("THIRD=1", "TROUBLES=2"), ("THIRD=0", "TROUBLES=1"))
+FULL = (("THIRD=1", "TROUBLES=1"), ("THIRD=0", "TROUBLES=1"), ("HOSTS=2", "TROUBLES=4"))
 QUICK = (("THIRD=1", "TROUBLES=1"),)
 
 WEAKENINGS = {

@@ -15,7 +15,7 @@
 #define HOSTS 3                 /* 2: nobody contends */
 #endif
 #ifndef TROUBLES
-#define TROUBLES 3              /* how many sessions end, answers are lost and agents or hosts crash in one run, together */
+#define TROUBLES 1              /* how many sessions end, answers are lost and agents or hosts crash in one run, together */
 #endif
 #ifndef LATE
 #define LATE 1                  /* whether an unanswered transaction may still be under way; 0: it is done or lost */
