@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etcdlock.errors import InvalidInput, InvalidSetting
+from etcdlock.escalation import Action
 from etcdlock.identity import check_local_folder
 from etcdlock.keyspace import Keyspace
 from etcdlock.session import Contract
@@ -27,6 +28,8 @@ DEFAULT_FILE = Path("/etc/etcdlock/etcdlock.toml")
 ENVIRONMENT_PREFIX = "ETCDLOCK_"
 FOR_GUESTS = frozenset(("TOKEN", "GUEST", "DOMAIN_UUID", "DOMAIN_NAME"))
 """What a guest finds in its environment under our prefix: no settings, and no mistakes if it runs etcdlock itself."""
+FOR_COMMANDS = frozenset(("RESOURCES", "DEADLINE", "GUEST_PID"))
+"""What the command of `on_session_lost` finds there besides."""
 ROOT = 0
 SYSTEM_FOLDER = "/run/"
 FILE_VARIABLE = "CONFIG"
@@ -77,6 +80,10 @@ class Settings(BaseSettings):
     api_socket: str = Field(default="", description="where the agent listens for programs")
     api_group: str = Field(default="", description="the group whose members may look through the agent's API")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
+    on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
+    on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
+    watchdog: Literal["off", "automatic", "required"] = Field(default="off", description="whether the agent has one")
+    watchdog_device: str = Field(default="/dev/watchdog", description="the host's watchdog device")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
 
@@ -100,6 +107,14 @@ class Settings(BaseSettings):
             return tuple(sorted({check_local_folder(folder) for folder in folders}))
         except InvalidInput as error:
             raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+
+    @model_validator(mode="after")
+    def _has_its_command(self) -> Settings:
+        if self.on_session_lost is Action.COMMAND and not self.on_session_lost_command:
+            raise ValueError("on_session_lost is 'command': on_session_lost_command must name the program")
+        if self.on_session_lost_command and not self.on_session_lost_command.startswith("/"):
+            raise ValueError(f"on_session_lost_command is {self.on_session_lost_command!r}: give an absolute path")
+        return self
 
     @property
     def contract(self) -> Contract:
@@ -190,7 +205,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     timing: dict[str, str] = {}
     for name, value in environment.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX)
-        if key in (name, FILE_VARIABLE) or key in FOR_GUESTS or not value:
+        if key in (name, FILE_VARIABLE) or key in FOR_GUESTS | FOR_COMMANDS or not value:
             continue
         setting = key.lower()
         if setting.startswith("timing__"):

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from etcdlock.escalation import KILLED, Charge
 from etcdlock.model import DomainId, Resource
 
 
@@ -229,6 +230,18 @@ class Guest(Protocol):
         """SIGKILL to every process of it. It is gone only when `gone` returns."""
         ...
 
+    def freeze(self) -> None:
+        """SIGSTOP to every process of it. It stands only when `stands` says so."""
+        ...
+
+    def stands(self) -> bool:
+        """Whether all of it is stopped, and nothing of it has run since this was last asked."""
+        ...
+
+    def go_on(self) -> None:
+        """SIGCONT to every process of it."""
+        ...
+
     async def gone(self) -> ExitStatus:
         """Wait until the last of its processes is gone."""
         ...
@@ -258,15 +271,31 @@ class Processes(Protocol):
         ...
 
 
+GuestName = tuple[int, int]
+"""pid and start time."""
+
+
 class Guard(Protocol):
     """Stops guests at their deadline even if everything else of etcdlock hangs or dies.
 
     Every call returns once the guard has taken it in. It raises `GuardLost` if there is no guard any more, and `arm`
     raises `SessionLost` for a session that is not proven at that moment.
+
+    A guest that a guard has frozen may run again only once each guard has heard `arm` for it, whose caller must know
+    that its lock is still its own; then each may be told `go_on`.
     """
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
-        """From now on the guest dies when `session` can no longer be proven."""
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """The guests that stand for want of a proof, or may stand for it."""
+        ...
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
+        """From now on the guest is stopped when `session` can no longer be proven, as its charge says."""
+        ...
+
+    async def go_on(self, guest: Guest, /) -> None:
+        """Let an armed guest run that was frozen. Raises `SessionLost` if its time is up again."""
         ...
 
     async def prove(self, session: str, /, *, at: float) -> None:

@@ -126,6 +126,18 @@ def _blocker(stored: StoredDomain, resource: Resource | None, evidence: Evidence
     )
 
 
+TAKEN_FROM = "taken-from-"
+"""Begins the request of a record that a takeover has left behind without some of its resources."""
+
+
+def was_taken_from(record: DomainRecord, /) -> bool:
+    """Whether another domain has taken resources of this one, whose session had been proven dead.
+
+    Nothing that had them open may run on, whatever becomes of the rest: its owner gives that back, and acquires anew.
+    """
+    return record.request.startswith(TAKEN_FROM)
+
+
 def take_over(
     keys: Keyspace,
     session: Session,
@@ -199,10 +211,11 @@ def _seize(
     domain = record.domain
     victims = [evidence.domains[item] for item in sorted(obstacles.owners - {domain.uuid})]
     lost = [_lost_by(victim, taken) for victim in victims]
+    rewritten = TAKEN_FROM + victim_request
     writes: list[Op] = [
         put_domain(keys, record),
         *put_resources(keys, domain, taken),
-        *(_without(keys, victim, gone, request=victim_request) for victim, gone in zip(victims, lost, strict=True)),
+        *(_without(keys, victim, gone, request=rewritten) for victim, gone in zip(victims, lost, strict=True)),
     ]
     written = {write.key for write in writes if isinstance(write, Put)}
     theirs = {

@@ -24,14 +24,30 @@ Worst case at the defaults (TTL 10, hold-off 25, renewed every 2, each try 1.5, 
             key been deleted at S
      36.0                                              obituary by silence, takeover
 
+A host with a watchdog, whose timeout is W, must leave it time to reset the host where guests do not die. It is fed only
+while now + 2 W + 0.5 <= S + budget: a guard that stalls after having looked feeds within W of the time before or finds
+the host reset, and then W more pass, so the host is down half a second before the budget however long the guard stalls.
+The last feeding may so come at S + budget - 2 W - 0.5, less the time between two feedings (at most `renew_every`), and
+the reset W later. Guests must be dead before that, or the host would be reset without need:
+
+    stop_at = S + budget - W - 0.5 - renew_every - kill - guard lag
+
+    at the defaults and W = 5:
+     10.9   stop_at: guests are killed
+     13.9   the watchdog is not fed any more while anything of them lives
+     16.9   all are dead though the guard was 1 s late and the kill took 5 s; the watchdog is fed again
+     16.9   … or from here on, at the latest at 23.9, the host is reset
+
 Which clock: the caller's `ports.Clock`; nothing here reads one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 from etcdlock.errors import UnsafeTiming
+from etcdlock.escalation import ACT_SHARE
 
 KEPT_BACK_SECONDS = 0.5
 """Part of the hold-off that is never spent."""
@@ -43,6 +59,9 @@ SHORTEST_TTL_SECONDS = 2
 """etcd's own lower bound at its default election timeout of 1 s."""
 
 GREATEST_RATE_ERROR = 0.05
+
+WATCHDOG_SPARE_SECONDS = 0.5
+"""What a watchdog's own clock and timer may add to its timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +75,8 @@ class Timing:
     kill_seconds: float = 5.0
     guard_lag_seconds: float = 1.0
     clock_rate_error: float = 0.001
+    watchdog_seconds: float = 0.0
+    """This host's own, no part of the contract: the timeout of its watchdog as read back from the device, 0 without."""
 
     def __post_init__(self) -> None:
         """Refuse what could let a guest outlive its proof, or stop guests for one lost message."""
@@ -75,7 +96,33 @@ class Timing:
     @property
     def stop_after_seconds(self) -> float:
         """How long after S guests are killed, so that they are dead by the budget though the kill is late and slow."""
-        return self.budget_seconds - self.kill_seconds - self.guard_lag_seconds
+        return self.budget_seconds - self._reset_seconds - self.kill_seconds - self.guard_lag_seconds
+
+    @property
+    def act_seconds(self) -> float:
+        """The part of the time to kill that a freeze or a command may take before SIGKILL."""
+        return self.kill_seconds * ACT_SHARE
+
+    @property
+    def _reset_seconds(self) -> float:
+        """How long before the budget a watchdog may reset the host at the earliest."""
+        if not self.watchdog_seconds:
+            return 0.0
+        return self.watchdog_seconds + WATCHDOG_SPARE_SECONDS + self.renew_every_seconds
+
+    @property
+    def feed_until_seconds(self) -> float:
+        """How long after S a watchdog is fed though guests run."""
+        return self.budget_seconds - 2 * self.watchdog_seconds - WATCHDOG_SPARE_SECONDS
+
+    @property
+    def suitable_watchdog_seconds(self) -> int:
+        """What a watchdog is asked for: two renewals and the guard's lag, in whole seconds."""
+        return math.ceil(2 * self.renew_every_seconds + self.guard_lag_seconds)
+
+    def watched(self, watchdog_seconds: float, /) -> Timing:
+        """The same contract on a host whose watchdog has this timeout. Refused if that is too long for it."""
+        return replace(self, watchdog_seconds=watchdog_seconds)
 
     @property
     def suspect_after_seconds(self) -> float:
@@ -105,7 +152,7 @@ class Timing:
 
     def as_mapping(self) -> dict[str, float]:
         """The numbers as they are written into the cluster's contract."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "watchdog_seconds"}
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value:g}" for name, value in asdict(self).items())
@@ -132,4 +179,13 @@ class Timing:
                 ),
                 self.stop_after_seconds > self.second_try_seconds,
             ),
+            (
+                (
+                    f"the watchdog, of {self.watchdog_seconds:g} s, would not be fed after "
+                    f"{self.feed_until_seconds:g} s, before a renewal whose first try is lost "
+                    f"({self.second_try_seconds:g} s): hold_off_seconds is too short for it"
+                ),
+                self.watchdog_seconds == 0 or self.feed_until_seconds > self.second_try_seconds,
+            ),
+            ("watchdog_seconds must not be below 0", self.watchdog_seconds >= 0),
         )

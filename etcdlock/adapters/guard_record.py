@@ -3,19 +3,35 @@
 A guard outlives its agent and stops the guests at their deadline. An agent that is started before then arms every guest
 with a guard of its own, and only then ends the earlier one. Whoever wrote the file may be dead: a guard is named by pid
 and start time, and nothing but that very process is ended.
+
+It is asked to, since it may still be stopping a guest: then it stays until that is gone, and so does its hold on the
+watchdog, which resets the host if the guest does not die. One that does not answer in that time is killed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 from etcdlock.errors import InvalidSetting
-from etcdlock.guard import table
+from etcdlock.guard import handle, table
 from etcdlock.journal import note
+from etcdlock.ports import GuestName
 
 FILE = "guards"
+YIELD_WITHIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A guard, and the timeout of the watchdog that it has; 0 without."""
+
+    name: table.Name
+    watchdog_seconds: float = 0.0
 
 
 class GuardRecord:
@@ -24,27 +40,34 @@ class GuardRecord:
     def __init__(self, folder: str, /) -> None:
         self._path = Path(folder) / FILE
         self._earlier = self._read()
-        self._mine: list[table.Name] = []
+        self._mine: list[Kept] = []
 
-    def add(self, pid: int, /) -> None:
+    @property
+    def earlier_watchdog_seconds(self) -> float:
+        """The timeout of the watchdog that a guard of an earlier agent has, which still lives; 0 if none has."""
+        return max((kept.watchdog_seconds for kept in self._earlier if _lives(kept.name)), default=0.0)
+
+    def add(self, pid: int, /, *, watchdog_seconds: float = 0.0) -> None:
         """A guard has been started. It is written down before anything is armed there."""
         process = table.look_up(pid)
         if process is not None:
-            self._mine.append(process.name)
+            self._mine.append(Kept(process.name, watchdog_seconds))
             self._write([*self._earlier, *self._mine])
 
-    def end_earlier(self) -> None:
-        """End the guards of earlier agents: every guest is armed with one of ours."""
-        for name in self._earlier:
-            if _end(name):
-                note("earlier_guard_ended", pid=name.pid)
+    async def end_earlier(self, *, ours: frozenset[GuestName]) -> None:
+        """End the guards of earlier agents: our guests are armed with one of ours. None lives when this returns.
+
+        What they have frozen and is not ours has lost its lock meanwhile: it is killed, since nobody would watch it.
+        """
+        for kept in self._earlier:
+            _kill_frozen_strangers(kept.name, ours=ours)
+        await asyncio.gather(*(_end(kept) for kept in self._earlier))
         self._earlier = []
         self._write(self._mine)
 
-    def _read(self) -> list[table.Name]:
+    def _read(self) -> list[Kept]:
         try:
-            lines = self._path.read_text(encoding="ascii").split()
-            return [table.Name(int(pid), int(start)) for pid, _, start in (line.partition(":") for line in lines)]
+            return [_parse(line) for line in self._path.read_text(encoding="ascii").split()]
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
@@ -53,21 +76,69 @@ class GuardRecord:
                 hint="it names the guards that earlier agents have left; end them by hand, then delete it",
             ) from error
 
-    def _write(self, names: list[table.Name]) -> None:
+    def _write(self, guards: list[Kept]) -> None:
         """Whole or not at all."""
         draft = self._path.with_suffix(".new")
-        draft.write_text("".join(f"{name}\n" for name in names), encoding="ascii")
+        draft.write_text("".join(f"{kept.name}:{kept.watchdog_seconds!r}\n" for kept in guards), encoding="ascii")
         draft.replace(self._path)
 
 
-def _end(name: table.Name) -> bool:
-    pidfd = table.open_pidfd(name)
-    if pidfd is None:
-        return False
+def _parse(line: str) -> Kept:
+    pid, start, *seconds = line.split(":")
+    return Kept(table.Name(int(pid), int(start)), float(seconds[0]) if seconds else 0.0)
+
+
+def _lives(name: table.Name) -> bool:
+    process = table.look_up(name.pid)
+    return process is not None and process.alive and process.name == name
+
+
+def _kill_frozen_strangers(guard: table.Name, *, ours: frozenset[GuestName]) -> None:
+    for pid in _guarded_by(guard):
+        process = table.look_up(pid)
+        if process is not None and process.stopped and (pid, process.name.start) not in ours:
+            note("superseded", level=logging.ERROR, pid=pid)
+            table.send(process.name, number=signal.SIGKILL)
+
+
+def _guarded_by(guard: table.Name) -> set[int]:
+    """The living processes of which it has a pidfd, as the kernel tells."""
+    if not _lives(guard):
+        return set()
+    texts = [_text(entry) for entry in Path(f"/proc/{guard.pid}/fdinfo").iterdir()]
+    found = (line.split()[1] for text in texts for line in text.splitlines() if line.startswith("Pid:"))
+    return {int(pid) for pid in found if int(pid) > 0}
+
+
+def _text(file: Path) -> str:
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
+        return file.read_text(encoding="ascii")
+    except OSError:     # closed meanwhile
+        return ""
+
+
+async def _end(kept: Kept) -> None:
+    """Ask it to give way; one that still stops a guest, or hangs, has as long as its watchdog would need."""
+    pidfd = table.open_pidfd(kept.name)
+    if pidfd is None:
+        return
+    try:
+        for number in (signal.SIGUSR2, signal.SIGKILL):
+            handle.send(pidfd, number)
+            if await _has_ended(pidfd, within_seconds=YIELD_WITHIN_SECONDS + kept.watchdog_seconds):
+                break
+        note("earlier_guard_ended", pid=kept.name.pid)
     finally:
         os.close(pidfd)
+
+
+async def _has_ended(pidfd: int, *, within_seconds: float) -> bool:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), within_seconds)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pidfd)
     return True

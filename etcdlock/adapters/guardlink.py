@@ -3,6 +3,8 @@
 The guard is started before anything is locked and outlives this process for as long as a guest is armed. Every call
 waits for its answer for a bounded time; a guard that does not answer in that time is as good as none, and the caller
 gets `GuardLost`: it must then start another or stop its guests itself. Nothing is repeated and nothing replaced here.
+
+The guard says what became of the host's watchdog before it is told the limits, since they depend on it.
 """
 
 from __future__ import annotations
@@ -13,13 +15,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import etcdlock.guard
 from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.escalation import KILLED, Charge
 from etcdlock.guard import wire
+from etcdlock.guard.rules import Limits
+from etcdlock.guard.table import Name
+from etcdlock.guard.watchdog import BUSY, OFF, OPEN
 from etcdlock.journal import note
-from etcdlock.ports import Guest
+from etcdlock.ports import Guest, GuestName
 
 _ANSWER_WITHIN_SECONDS = 1.0
 _START_WITHIN_SECONDS = 10.0
@@ -30,6 +38,42 @@ that the guard is dead: a new session or agent arms every guest of its host at t
 _PROGRAM = Path(etcdlock.guard.__file__).with_name("__main__.py")
 
 
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a guard is given at its start: a watchdog's device and the timeout to ask it for, and the command for guests
+    that are to be stopped by one; empty where there is none.
+    """
+
+    watchdog: str = ""
+    watchdog_seconds: int = 0
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogReport:
+    """What a guard says of the watchdog at its start. `seconds` is its timeout, 0 where it is not open."""
+
+    standing: str = OFF
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the guard has it."""
+        return self.standing == OPEN
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another has it; the guard goes on asking for it."""
+        return self.standing == BUSY
+
+
+NO_EQUIPMENT = Equipment()
+
+
+_SMALL = {"PYTHONMALLOC": "malloc", "LC_ALL": "C"}
+"""All of the guard's memory is locked, also what an allocator or a locale only reserves."""
+
 class GuardLink:
     """A running guard. Make it with `start`."""
 
@@ -38,18 +82,32 @@ class GuardLink:
         self._process = process
         self._serial = 0
         self._answers: dict[str, asyncio.Future[str | None]] = {}
+        self._frozen: set[GuestName] = set()
+        self.watchdog = WatchdogReport()
         self._ready = asyncio.Event()
         self._died = asyncio.Event()
         self._turns = asyncio.Semaphore(_GUESTS_AT_ONCE)
         asyncio.get_running_loop().add_reader(link, self._on_readable)
 
     @classmethod
-    async def start(cls, *, budget_seconds: float, kill_seconds: float) -> GuardLink:
-        """Start a guard. Guests die `budget_seconds` after their session's last proof, and are reported as stuck if any
-        of them lives `kill_seconds` later. Raises `GuardLost` if it does not come up.
+    async def start(
+        cls, *, limits: Callable[[WatchdogReport], Limits], equipment: Equipment = NO_EQUIPMENT
+    ) -> GuardLink:
+        """Start a guard, and tell it the limits that follow from what became of the watchdog. Raises `GuardLost` if it
+        does not come up, and what `limits` raises.
         """
+        link = await cls._begin(equipment)
         try:
-            link = cls(*_spawn(budget_seconds=budget_seconds, kill_seconds=kill_seconds))
+            await link.keep_to(limits(link.watchdog))
+        except BaseException:
+            await link.close()      # in order: a watchdog that it has opened must stop
+            raise
+        return link
+
+    @classmethod
+    async def _begin(cls, equipment: Equipment) -> GuardLink:
+        try:
+            link = cls(*_spawn(equipment))
         except OSError as error:
             raise GuardLost(f"the guard cannot be started, and without it nothing may run: {error}") from error
         try:
@@ -61,17 +119,41 @@ class GuardLink:
             raise GuardLost("the guard did not start: without it nothing may run")
         return link
 
+    async def keep_to(self, limits: Limits, /) -> None:
+        """Tell it the limits; before that, no session counts as proven there."""
+        await self._ask(wire.LIMITS, *wire.pack_limits(limits))
+
     @property
     def pid(self) -> int:
         """The guard's process; it is a child of this one and no guest's."""
         return self._process.pid
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """The guests that it has told to stand, and has not been told since to let go on."""
+        return frozenset(self._frozen)
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
+        await self._entrust(wire.ARM, guest, session=session, charge=charge)
+
+    async def hold(self, guest: Guest, /, *, session: str, charge: Charge) -> None:
+        """Take in a guest that stands and must not run before it is armed anew; what does not stand is killed."""
+        self._frozen.add((guest.pid, guest.pid_start))
+        await self._entrust(wire.HOLD, guest, session=session, charge=charge)
+
+    async def go_on(self, guest: Guest, /) -> None:
+        async with self._turns:
+            refusal = await self._ask(wire.GO_ON, f"{guest.pid}:{guest.pid_start}")
+        if refusal is not None:
+            raise SessionLost(f"guest {guest.pid}:{guest.pid_start} may not go on: {refusal}")
+        self._frozen.discard((guest.pid, guest.pid_start))
+
+    async def _entrust(self, verb: str, guest: Guest, *, session: str, charge: Charge) -> None:
         name = f"{guest.pid}:{guest.pid_start}"
         async with self._turns:
             if guest.pidfd < 0:
                 return      # it is gone, and needs no guard
-            refusal = await self._ask(wire.ARM, name, session, pidfd=guest.pidfd)
+            refusal = await self._ask(verb, name, wire.pack_charge(session, charge), pidfd=guest.pidfd)
         if refusal is not None:
             raise SessionLost(f"guest {name} cannot be guarded under session {session}: {refusal}")
 
@@ -82,6 +164,7 @@ class GuardLink:
     async def disarm(self, guest: Guest, /) -> None:
         async with self._turns:
             await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
+        self._frozen.discard((guest.pid, guest.pid_start))
 
     async def close(self) -> None:
         """Let go. A guard that still has guests armed stays until they are gone; else its end is waited for."""
@@ -152,16 +235,33 @@ class GuardLink:
 
     def _take_in(self, fields: list[str]) -> None:
         match fields:
-            case [wire.READY]:
+            case [wire.READY, seconds, standing, reason]:
+                self.watchdog = WatchdogReport(standing, float(seconds), reason)
                 self._ready.set()
+            case [wire.WATCHING, seconds]:
+                self.watchdog = WatchdogReport(OPEN, float(seconds))
+                note("watchdog_taken_over", level=logging.WARNING, timeout_seconds=seconds)
             case [wire.DONE, serial]:
                 self._settle(serial, refusal=None)
             case [wire.REFUSED, serial, *reason]:
                 self._settle(serial, refusal=" ".join(reason))
-            case [wire.STRIKING, name]:
-                note("guard_strikes", level=logging.ERROR, guest=name)
-            case [wire.STUCK, name]:
-                note("guard_finds_stuck", level=logging.CRITICAL, guest=name)
+            case [event, name]:
+                self._hear_of(event, wire.unpack_name(name))
+
+    def _hear_of(self, event: str, guest: Name) -> None:
+        match event:
+            case wire.STRIKING:
+                note("guard_strikes", level=logging.ERROR, guest=guest)
+            case wire.STUCK:
+                note("guard_finds_stuck", level=logging.CRITICAL, guest=guest)
+            case wire.FREEZING:
+                self._frozen.add((guest.pid, guest.start))
+            case wire.FROZEN:
+                note("guard_has_frozen", level=logging.ERROR, guest=guest)
+            case wire.COMMANDED:
+                note("guard_runs_command", level=logging.ERROR, guest=guest)
+            case wire.GONE:
+                self._frozen.discard((guest.pid, guest.start))
 
     def _settle(self, serial: str, *, refusal: str | None) -> None:
         answer = self._answers.get(serial)
@@ -179,20 +279,21 @@ class GuardLink:
         self._died.set()
 
 
-def _spawn(*, budget_seconds: float, kill_seconds: float) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _spawn(equipment: Equipment) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Our end of the socket and the process, in a session of its own: the terminal's signals are not for it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    numbers = (str(theirs.fileno()), str(budget_seconds), str(kill_seconds))
+    words: Sequence[str] = (equipment.watchdog, str(equipment.watchdog_seconds), *equipment.command)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own program, from our own folder
-            (sys.executable, "-I", "-S", os.fspath(_PROGRAM), *numbers),
+            (sys.executable, "-s", "-P", "-S", os.fspath(_PROGRAM), str(theirs.fileno()), *words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
             cwd="/",
+            env=_environment(),
         )
     except OSError:
         ours.close()
@@ -200,3 +301,9 @@ def _spawn(*, budget_seconds: float, kill_seconds: float) -> tuple[socket.socket
     finally:
         theirs.close()
     return ours, process
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would change what is run."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_", "LC_"))}
+    return {**ours, **_SMALL}

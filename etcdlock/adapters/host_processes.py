@@ -16,6 +16,7 @@ from pathlib import Path
 
 from etcdlock.errors import NoSuchGuest
 from etcdlock.guard import table
+from etcdlock.guard.stillness import Stillness
 from etcdlock.model import DomainId, Resource
 from etcdlock.ports import ExitStatus, Guest
 
@@ -29,6 +30,7 @@ class FoundGuest:
     def __init__(self, name: table.Name, pidfd: int, /) -> None:
         self._name = name
         self._pidfd = pidfd
+        self._stillness = Stillness()
 
     def __del__(self) -> None:
         os.close(self._pidfd)
@@ -61,6 +63,26 @@ class FoundGuest:
     def kill(self) -> None:
         """SIGKILL."""
         self.signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP to it and to what descends from it."""
+        self._signal_all(signal.SIGSTOP)
+
+    def stands(self) -> bool:
+        """Whether all of that is stopped, and has not run since this was last asked."""
+        return self._stillness.look(self._family())
+
+    def go_on(self) -> None:
+        """SIGCONT to all of that."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        self.signal(number)
+        for process in self._family():
+            table.send(process.name, number=number)
+
+    def _family(self) -> list[table.Process]:
+        return table.family(table.read_table(), leader=self._name)
 
     async def gone(self) -> ExitStatus:
         """Wait until the process has ended. How, only its parent is told."""

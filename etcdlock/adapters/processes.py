@@ -29,6 +29,7 @@ from typing import Any
 import etcdlock.guard
 from etcdlock.errors import GuestNotStarted
 from etcdlock.guard import table
+from etcdlock.guard.stillness import Stillness
 from etcdlock.guard.table import Name
 from etcdlock.ports import ExitStatus
 
@@ -79,6 +80,7 @@ class LocalGuest:
         self._spared = spared
         self._pidfd = os.pidfd_open(process.pid)
         self._known: frozenset[Name] = frozenset()
+        self._stillness = Stillness()
         self._status: ExitStatus | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._terminal = _Terminal(group=process.pid)
@@ -132,6 +134,21 @@ class LocalGuest:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(_STRIKE_EVERY_SECONDS, self.kill)
+
+    def freeze(self) -> None:
+        self._signal_all(signal.SIGSTOP)
+
+    def stands(self) -> bool:
+        return self._status is not None or self._stillness.look(self._family())
+
+    def go_on(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        if self._status is None:
+            _signal_group(self.pid, number=number)
+            for process in self._family():
+                table.send(process.name, number=number)
 
     async def gone(self) -> ExitStatus:
         if self._status is not None:

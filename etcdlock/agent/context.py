@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from etcdlock.errors import OutcomeUnknown, Unreachable
+from etcdlock.escalation import Action
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Machine, SessionKind
 from etcdlock.ports import Clock, Store, Txn, TxnResult
@@ -27,7 +28,8 @@ LONGEST_PAUSE_SECONDS = 2.0
 class Context:
     """The store, the clock, the keys and who we are.
 
-    `chance` gives ids and jitter; a seeded one makes runs repeatable.
+    `on_session_lost` is done first with a guest whose session cannot be proven any more. `chance` gives ids and jitter;
+    a seeded one makes runs repeatable.
     """
 
     store: Store
@@ -39,12 +41,17 @@ class Context:
     kind: SessionKind
     version: str
     address: str = ""
+    on_session_lost: Action = Action.KILL
     chance: random.Random = field(default_factory=random.SystemRandom)
 
     @property
     def timing(self) -> Timing:
         """The contract's timing."""
         return self.contract.timing
+
+    def on(self, timing: Timing, /) -> Context:
+        """The same on a host that has a watchdog, or none: only that may differ from the cluster's timing."""
+        return replace(self, contract=replace(self.contract, timing=timing))
 
     def fresh_id(self) -> str:
         """A random id, 64 bits in hex, used once: for a session or a request."""

@@ -1,8 +1,9 @@
 """Stops guests at their deadline from within this program, on `ports.Clock`.
 
-Guaranteed: while this program runs, every armed guest is killed at the `stop_at` of the session it is armed under.
-Not guaranteed: anything while this program hangs or is dead; for that there is the guard, a process of its own. Both go
-by the same rule (`escalation`), so that they cannot disagree.
+Guaranteed: while this program runs, every armed guest is killed, or frozen, at the `stop_at` of the session it is armed
+under. Not guaranteed: anything while this program hangs or is dead; for that there is the guard, a process of its own.
+Both go by the same rule (`escalation`), so that they cannot disagree. A guest's command is run by the guard process
+alone; here it has its time, and is not watched.
 """
 
 from __future__ import annotations
@@ -13,29 +14,38 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from etcdlock.errors import SessionLost
-from etcdlock.escalation import Deadline, Step, step
+from etcdlock.escalation import KILLED, Action, Charge, Deadline, Sight, Stage, Step, after, may_be_armed, step
 from etcdlock.journal import note
-from etcdlock.ports import Clock, ExitStatus, Guard, Guest
+from etcdlock.ports import Clock, ExitStatus, Guard, Guest, GuestName
 from etcdlock.timing import Timing
 
 STRIKE_EVERY_SECONDS = 0.1
+LOOK_AT_FROZEN_EVERY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class _Armed:
     guest: Guest
     session: str
+    charge: Charge = KILLED
+    stage: Stage = Stage.RUNNING
+    deadline: Deadline | None = None
+    """The one that had passed when something was first done."""
     ending: asyncio.Future[ExitStatus] | None = None
-    """Since it was first struck: done once it is gone."""
+    """Since then: done once it is gone."""
     stuck: bool = False
-
-    @property
-    def stopped(self) -> bool:
-        return self.ending is not None
 
     @property
     def gone(self) -> bool:
         return self.ending is not None and self.ending.done()
+
+    def stands(self, *, is_late: bool) -> bool:
+        """Seen to. Where this program was held up, the guard may have seen to it: two looks at once tell that."""
+        if self.stage in (Stage.FREEZING, Stage.FROZEN):
+            return self.guest.stands()
+        if not is_late or self.stage is not Stage.RUNNING or self.charge.action is not Action.FREEZE:
+            return False
+        return [self.guest.stands() for _ in range(2)][-1]
 
 
 class Enforcer(Guard):
@@ -45,43 +55,57 @@ class Enforcer(Guard):
         self._clock = clock
         self._timing = timing
         self._proven: dict[str, float] = {}
-        self._armed: dict[tuple[int, int], _Armed] = {}
+        self._armed: dict[GuestName, _Armed] = {}
+        self._frozen: set[GuestName] = set()
         self._changed = asyncio.Event()
+
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """The guests that were told to stand, and not to go on since."""
+        return frozenset(self._frozen)
 
     def stopped(self, guest: Guest, /) -> bool:
         """Whether this guest was killed because its session could not be proven any more."""
         armed = self._armed.get(_name(guest))
-        return armed is not None and armed.stopped
+        return armed is not None and armed.stage is Stage.STOPPING
 
     def overdue(self, guest: Guest, /) -> bool:
         """Whether the guest's deadline has passed, whoever acted on it."""
         armed = self._armed.get(_name(guest))
-        return armed is not None and self._clock.now() >= self._deadline(armed.session).stop_at_seconds
+        return armed is not None and self._clock.now() >= self._deadline(armed).stop_at_seconds
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         """Take a guest in, or move it to the session that it has been carried over into."""
         armed = self._armed.get(_name(guest))
-        if armed is not None and armed.stopped:
+        if armed is not None and not may_be_armed(armed.stage):
             raise SessionLost(f"guest {guest.pid} is being stopped")
         if session not in self._proven:
             raise SessionLost(f"session {session} was never proven: no guest runs under it")
-        if self._clock.now() >= self._deadline(session).stop_at_seconds:
+        if self._clock.now() >= self._deadline_of(session).stop_at_seconds:
             raise SessionLost(f"session {session} is not proven any more: no guest runs under it")
-        self._armed[_name(guest)] = _Armed(guest, session)
+        _forget_ending(armed)
+        self._armed[_name(guest)] = _Armed(guest, session, charge)
         self._changed.set()
 
+    async def go_on(self, guest: Guest, /) -> None:
+        """Let it run, if it was armed anew and is in time."""
+        armed = self._armed.get(_name(guest))
+        if armed is None or armed.stage is not Stage.RUNNING or self.overdue(guest):
+            raise SessionLost(f"guest {guest.pid} may not go on: it is not armed in time")
+        guest.go_on()
+        self._frozen.discard(_name(guest))
+
     async def prove(self, session: str, /, *, at: float) -> None:
-        """Move the deadline of everything under the session."""
+        """Move the deadline of everything under the session that runs."""
         needed = {session, *(armed.session for armed in self._armed.values())}
         self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
         self._changed.set()
 
     async def disarm(self, guest: Guest, /) -> None:
-        """Forget a guest that is gone, or that rests."""
-        armed = self._armed.pop(_name(guest), None)
-        if armed is not None and armed.ending is not None:
-            armed.ending.cancel()
+        """Forget a guest that is gone."""
+        _forget_ending(self._armed.pop(_name(guest), None))
+        self._frozen.discard(_name(guest))
         self._changed.set()
 
     async def close(self) -> None:
@@ -95,33 +119,44 @@ class Enforcer(Guard):
                 self._act(armed)
             await self._until_next()
 
-    def _deadline(self, session: str) -> Deadline:
-        proven_at = self._proven[session]
-        return Deadline(
-            stop_at_seconds=proven_at + self._timing.stop_after_seconds,
-            stuck_at_seconds=proven_at + self._timing.budget_seconds,
-        )
+    def _deadline(self, armed: _Armed) -> Deadline:
+        return armed.deadline or self._deadline_of(armed.session)
+
+    def _deadline_of(self, session: str) -> Deadline:
+        stop_at = self._proven[session] + self._timing.stop_after_seconds
+        kill_seconds = self._timing.kill_seconds + self._timing.guard_lag_seconds
+        return Deadline(stop_at, stop_at + self._timing.act_seconds, stop_at + kill_seconds)
 
     def _act(self, armed: _Armed) -> None:
-        rung = step(self._clock.now(), deadline=self._deadline(armed.session), alive=not armed.gone)
-        if armed.gone or (rung is Step.NONE and not armed.stopped):
+        deadline, before = self._deadline(armed), armed.stage
+        now = self._clock.now()
+        stands = armed.stands(is_late=now >= deadline.stop_at_seconds)
+        sight = Sight(alive=not armed.gone, stands=stands, commanding=True)
+        taken = step(now, deadline=deadline, action=armed.charge.action, stage=before, sight=sight)
+        if taken is Step.NONE:
             return
-        armed.guest.kill()      # before anything is logged: that may have to wait
-        if not armed.stopped:
-            armed.ending = asyncio.ensure_future(armed.guest.gone())
-            note("guest_stopped", level=logging.ERROR, pid=armed.guest.pid, session=armed.session)
-        if rung is Step.REPORT_STUCK and not armed.stuck:
+        if taken in (Step.KILL, Step.REPORT_STUCK):
+            armed.guest.kill()      # before anything is logged: that may have to wait
+        elif taken is Step.FREEZE:
+            armed.guest.freeze()
+        if taken in (Step.FREEZE, Step.HOLD):
+            self._frozen.add(_name(armed.guest))
+        armed.stage, armed.deadline = after(taken, stage=before), deadline
+        armed.ending = armed.ending or asyncio.ensure_future(armed.guest.gone())
+        self._tell(armed, taken, is_first=armed.stage is not before)
+
+    def _tell(self, armed: _Armed, taken: Step, *, is_first: bool) -> None:
+        who = {"pid": armed.guest.pid, "session": armed.session}
+        if is_first and armed.stage is not Stage.FREEZING:
+            note(_EVENTS[armed.stage], level=logging.ERROR, **who)
+        if taken is Step.REPORT_STUCK and not armed.stuck:
             armed.stuck = True
-            note("guest_stuck", level=logging.CRITICAL, pid=armed.guest.pid, session=armed.session)
+            note("guest_stuck", level=logging.CRITICAL, **who)
 
     async def _until_next(self) -> None:
         """Sleep until something is due or changes; what is being stopped is struck again and again."""
         now = self._clock.now()
-        due = (
-            STRIKE_EVERY_SECONDS if armed.stopped else max(self._deadline(armed.session).stop_at_seconds - now, 0.0)
-            for armed in self._armed.values()
-            if not armed.gone
-        )
+        due = (self._wait(armed, now=now) for armed in self._armed.values() if not armed.gone)
         sleeping = asyncio.ensure_future(self._clock.sleep(min(due, default=3600.0)))
         changed = asyncio.ensure_future(self._changed.wait())
         try:
@@ -130,8 +165,25 @@ class Enforcer(Guard):
             sleeping.cancel()
             changed.cancel()
 
+    def _wait(self, armed: _Armed, *, now: float) -> float:
+        if armed.stage is Stage.RUNNING:
+            return max(self._deadline(armed).stop_at_seconds - now, 0.0)
+        return LOOK_AT_FROZEN_EVERY_SECONDS if armed.stage is Stage.FROZEN else STRIKE_EVERY_SECONDS
 
-def _name(guest: Guest) -> tuple[int, int]:
+
+_EVENTS = {
+    Stage.FROZEN: "guest_frozen",
+    Stage.COMMANDED: "guest_command_due",
+    Stage.STOPPING: "guest_stopped",
+}
+
+
+def _forget_ending(armed: _Armed | None) -> None:
+    if armed is not None and armed.ending is not None:
+        armed.ending.cancel()
+
+
+def _name(guest: Guest) -> GuestName:
     return guest.pid, guest.pid_start
 
 
@@ -141,10 +193,20 @@ class Together(Guard):
     def __init__(self, *guards: Guard) -> None:
         self._guards = guards
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """Those that any of them holds."""
+        return frozenset[GuestName]().union(*(guard.frozen for guard in self._guards))
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         """Arm in each."""
         for guard in self._guards:
-            await guard.arm(guest, session=session)
+            await guard.arm(guest, session=session, charge=charge)
+
+    async def go_on(self, guest: Guest, /) -> None:
+        """Tell each, the one that knows most of its processes last."""
+        for guard in self._guards:
+            await guard.go_on(guest)
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Prove to each."""

@@ -312,7 +312,10 @@ class HostAgent:
                 self._after.leave_behind(resident)
             except EtcdlockError as error:
                 note("not_adopted", level=logging.ERROR, domain=resident.owner.domain, error=error)
-                resident.guest.kill()  # the earlier agent's guard goes, and no other has taken it in
+                resident.guest.kill()  # the earlier agent's guard stays until it is gone: no other has taken it in
+            else:
+                return
+        await resident.guest.gone()
 
 
 class _Stopped(Exception):

@@ -93,7 +93,8 @@ class HostLedger(Ledger):
             if stored.record.state is LockState.PARKED:
                 stored = await self._change(uuid, self._unpark, until=until)
                 note("unparked", domain=stored.record.domain, token=stored.token)
-            await self._guard.arm(self._held[uuid].guest, session=stored.record.owner.session)  # is it so still?
+            guest, session = self._held[uuid].guest, stored.record.owner.session
+            await self.custody.arm(guest, stored.record, session=session)  # is it so still?
             stored = self._in_time(uuid)
             self._resting.discard(uuid)
             return stored
@@ -256,6 +257,7 @@ class HostLedger(Ledger):
     def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
         """Hold what an earlier agent of this boot has held."""
         self._held[stored.record.domain.uuid] = Holding(stored, guest)
+        self.custody.inherit(guest)
         if stored.record.state is LockState.PARKED:
             self._resting.add(stored.record.domain.uuid)
 
@@ -264,7 +266,7 @@ class HostLedger(Ledger):
         async with self._turn(uuid):
             holding, session = self._held.get(uuid), self._member.session.ref
             if holding is not None and holding.stored.record.owner == session:
-                await self._guard.arm(holding.guest, session=session.session)
+                await self.custody.arm(holding.guest, holding.stored.record, session=session.session)
             stored = await self._current(uuid, until=until)
         note("adopted", domain=stored.record.domain, pid=stored.record.pid)
 

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
 from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.journal import note
-from etcdlock.ports import Guard, Guest
+from etcdlock.ports import Guard, Guest, GuestName
 
 
 class MortalGuard(Guard, Protocol):
@@ -28,6 +29,10 @@ class MortalGuard(Guard, Protocol):
         """End it at once, whatever it guards."""
         ...
 
+    async def hold(self, guest: Guest, /, *, session: str, charge: Charge) -> None:
+        """Take in a guest that stands and must not run before it is armed anew."""
+        ...
+
 
 class KeptGuard(Guard):
     """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests."""
@@ -36,7 +41,8 @@ class KeptGuard(Guard):
         self._guard = guard
         self._start = start
         self._proven: dict[str, float] = {}
-        self._armed: dict[tuple[int, int], tuple[Guest, str]] = {}
+        self._armed: dict[GuestName, tuple[Guest, str, Charge]] = {}
+        self._in_doubt: frozenset[GuestName] = frozenset()
         self._replacing = asyncio.Lock()
 
     async def keep(self) -> NoReturn:
@@ -46,14 +52,24 @@ class KeptGuard(Guard):
             await guard.died()
             await self._replace(guard)
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """Those of the guard of the day, and those that the one before may have frozen without having said so."""
+        return self._guard.frozen | self._in_doubt
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         """Arm, or move to another session."""
-        await self._do(lambda guard: guard.arm(guest, session=session))
-        self._armed[guest.pid, guest.pid_start] = (guest, session)
+        await self._do(lambda guard: guard.arm(guest, session=session, charge=charge))
+        self._armed[guest.pid, guest.pid_start] = (guest, session, charge)
+
+    async def go_on(self, guest: Guest, /) -> None:
+        """Pass it on; then nobody is in doubt about the guest any more."""
+        await self._do(lambda guard: guard.go_on(guest))
+        self._in_doubt -= {(guest.pid, guest.pid_start)}
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Remember the proof, then pass it on."""
-        needed = {session, *(armed_under for _, armed_under in self._armed.values())}
+        needed = {session, *(armed_under for _, armed_under, _ in self._armed.values())}
         self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
         await self._do(lambda guard: guard.prove(session, at=at))
@@ -61,6 +77,7 @@ class KeptGuard(Guard):
     async def disarm(self, guest: Guest, /) -> None:
         """Forget the guest, then pass it on."""
         self._armed.pop((guest.pid, guest.pid_start), None)
+        self._in_doubt -= {(guest.pid, guest.pid_start)}
         await self._do(lambda guard: guard.disarm(guest))
 
     async def close(self) -> None:
@@ -85,26 +102,43 @@ class KeptGuard(Guard):
             dead.kill()
             successor = await self._start()
             try:
-                await self._brief(successor)
+                await self._brief(successor, frozen=dead.frozen)
             except BaseException:
                 successor.kill()
                 raise
             self._guard = successor
         note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
 
-    async def _brief(self, successor: MortalGuard) -> None:
+    async def _brief(self, successor: MortalGuard, *, frozen: frozenset[GuestName]) -> None:
         """Tell it all. What changes meanwhile is asked of the dead one, in vain, and then of its successor."""
         for session, at in list(self._proven.items()):
             await successor.prove(session, at=at)
         for name in list(self._armed):
             if name in self._armed:
-                await self._hand_over(*self._armed[name], successor=successor)
+                await self._hand_over(*self._armed[name], is_frozen=name in frozen, successor=successor)
 
-    async def _hand_over(self, guest: Guest, session: str, *, successor: MortalGuard) -> None:
+    async def _hand_over(
+        self, guest: Guest, session: str, charge: Charge, *, is_frozen: bool, successor: MortalGuard
+    ) -> None:
+        """One that was frozen stays so: that its session is proven again does not say whose its lock is."""
+        if charge.action is Action.FREEZE:
+            self._in_doubt |= {(guest.pid, guest.pid_start)}
         try:
-            await successor.arm(guest, session=session)
+            if is_frozen:
+                await successor.hold(guest, session=session, charge=charge)
+            else:
+                await successor.arm(guest, session=session, charge=charge)
         except GuardLost:
             raise
         except SessionLost as refusal:
-            guest.kill()
-            note("guest_stopped", level=logging.ERROR, pid=guest.pid, session=session, error=refusal)
+            await self._refused(guest, session, charge, refusal, successor=successor)
+
+    async def _refused(
+        self, guest: Guest, session: str, charge: Charge, refusal: SessionLost, *, successor: MortalGuard
+    ) -> None:
+        """Its time was up before there was a guard to see to it: what may be frozen is held, if it stands by now."""
+        if charge.action is Action.FREEZE:
+            await successor.hold(guest, session=session, charge=charge)
+            return
+        guest.kill()
+        note("guest_stopped", level=logging.ERROR, pid=guest.pid, session=session, error=refusal)

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer, Courier, Sent
+from etcdlock.agent.custody import Custody
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import declare_reboots, gather
 from etcdlock.errors import (
@@ -35,7 +36,7 @@ from etcdlock.journal import note
 from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
-from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over
+from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over, was_taken_from
 from etcdlock.transitions import Transition, Wanted, acquire, hand_back, rejoin, release
 
 MOST_ATTEMPTS = 16
@@ -60,6 +61,7 @@ class Ledger:
         self._context = context
         self._member = member
         self._guard = guard
+        self.custody = Custody(guard, action=context.on_session_lost)
         self._held: dict[UUID, Holding] = {}
         self._courier = Courier(context, member=member)
         self._keys = context.keys
@@ -135,7 +137,9 @@ class Ledger:
 
         Where it cannot be armed, what the transaction took is given back. Raises what either raises.
         """
-        arming = asyncio.ensure_future(self._guard.arm(guest, session=session.ref.session))
+        if change.after is None:
+            raise RuntimeError("a transition that leaves no lock needs no guard")
+        arming = asyncio.ensure_future(self.custody.arm(guest, change.after, session=session.ref.session))
         try:
             answer = await self._courier.send(change, session=session, until=until)
         finally:
@@ -213,12 +217,17 @@ class Ledger:
                 await self._carry_one(uuid, until=until)
             except SessionLost as error:  # it is being stopped, or there is no guard for it
                 note("rejoined_too_late", level=logging.ERROR, domain=uuid, error=error)
-                self._held[uuid].guest.kill()
+                if not self.custody.is_frozen(self._held[uuid].guest):  # which waits for the next proof
+                    self._held[uuid].guest.kill()
 
     async def _carry_one(self, uuid: UUID, /, *, until: float) -> None:
         """Raises `SessionLost` where the guest cannot be armed under the new session."""
         context = self._context
         while (holding := self._held.get(uuid)) and holding.stored.record.owner != self._member.session.ref:
+            if was_taken_from(holding.stored.record):
+                note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
+                holding.guest.kill()  # what is left of its locks is given back when it is gone
+                return
             session = self._member.session
             change = rejoin(context.keys, session, holding.stored, request=context.fresh_id())
             try:
@@ -242,7 +251,7 @@ class Ledger:
         if stored.record.owner != session.ref:
             self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
-        await self._guard.arm(holding.guest, session=session.ref.session)
+        await self.custody.arm(holding.guest, stored.record, session=session.ref.session)
         note("rejoined", domain=stored.record.domain, session=session.ref, token=stored.token)
         return True
 
@@ -321,6 +330,21 @@ class Ledger:
                     await self._settle_one(sent)
             except EtcdlockError as error:
                 note("still_unsettled", level=logging.WARNING, domain=sent.uuid, error=error)
+        for uuid, holding in list(self._held.items()):
+            if self.custody.is_frozen(holding.guest):
+                await self._let_go_on(uuid)
+
+    async def _let_go_on(self, uuid: UUID, /) -> None:
+        """The session is proven again: a guest that was frozen runs on, if its domain still names that session."""
+        try:
+            async with self._turn(uuid):
+                await self._settle_first(uuid)
+                await self._carry_one(uuid, until=self._context.clock.now())
+                holding, session = self._held.get(uuid), self._member.session
+                if holding is not None and holding.stored.record.owner == session.ref and not session.lost:
+                    await self.custody.arm(holding.guest, holding.stored.record, session=session.ref.session)
+        except EtcdlockError as error:
+            note("guest_stands_on", level=logging.WARNING, domain=uuid, error=error)
 
     async def _settle_first(self, uuid: UUID, /) -> None:
         """No new transition of a domain, and no yes, while it is unknown what became of an earlier one."""

@@ -58,6 +58,16 @@ class Departed:
     def kill(self) -> None:
         """Nobody is there to kill."""
 
+    def freeze(self) -> None:
+        """Nobody is there to stop."""
+
+    def stands(self) -> bool:
+        """Nothing of it runs."""
+        return True
+
+    def go_on(self) -> None:
+        """Nobody is there to let run."""
+
     async def gone(self) -> ExitStatus:
         """At once; how it ended, nobody saw."""
         return ExitStatus(0)

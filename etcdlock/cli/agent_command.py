@@ -76,8 +76,9 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.agent.host import HostAgent
     from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
+    from etcdlock.cli.guarding import start_agents_guard
     from etcdlock.cli.host_facts import places
-    from etcdlock.cli.wiring import check_versions, make_context, open_store, start_guard
+    from etcdlock.cli.wiring import check_versions, make_context, open_store
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
 
@@ -85,7 +86,8 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     async with open_store(settings) as store:
         await check_versions(settings, store)
         context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
-        guard = await start_guard(context.timing, started=guards.add)
+        guard, timing = await start_agents_guard(settings, guards)
+        context = context.on(timing)
         processes = HostProcesses(arrives=Arrivals(places(uid=os.geteuid(), environment=os.environ).statuses).arrives)
         agent = HostAgent(
             context,
@@ -155,7 +157,9 @@ async def _serve_door(
     note("agent_ready", guests=len(agent.residents))
     systemd.ready(_status(agent))
     await agent.all_inherited.wait()
-    guards.end_earlier()
+    ours = frozenset((resident.guest.pid, resident.guest.pid_start) for resident in agent.residents)
+    await guards.end_earlier(ours=ours)
+    await agent.ledger.custody.earlier_guards_ended()
     await asyncio.Event().wait()  # what ends here has failed
 
 

@@ -1,8 +1,8 @@
 """Run a command that holds the locks of a domain and its disks.
 
 COMMAND is the guest: QEMU, or anything else that writes the disks. The locks are taken before it starts and given back
-when its last process is gone. If this host can no longer prove its session to etcd, COMMAND is killed before anybody
-else could be given the locks.
+when its last process is gone. If this host can no longer prove its session to etcd, COMMAND is killed, or frozen until
+etcd is back, before anybody else could be given the locks.
 
 COMMAND finds its fencing token in ETCDLOCK_TOKEN, and the domain in ETCDLOCK_DOMAIN_UUID and ETCDLOCK_DOMAIN_NAME.
 Without --domain and --domain-uuid the domain gets a UUID of its own, so that only its disks can be held by others.
@@ -23,7 +23,8 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.wanted import read_wanted, seconds
+from etcdlock.cli.wanted import chosen_action, read_wanted, seconds
+from etcdlock.escalation import Action
 
 if TYPE_CHECKING:
     from etcdlock.agent.solo import Ending, Solo, Task
@@ -52,6 +53,10 @@ def command(
         float,
         typer.Option(metavar="SECONDS", help="how long to wait for locks that others hold [0]", show_default=False),
     ] = 0.0,
+    on_session_lost: Annotated[
+        Action | None,
+        typer.Option(metavar="kill|freeze|command", help="what is done first with COMMAND if the session is lost"),
+    ] = None,
 ) -> int:
     """Acquire, run, release."""
     from etcdlock.agent.solo import Task
@@ -67,9 +72,10 @@ def command(
         wait_seconds=seconds(wait, option="--wait"),
         answer_seconds=settings.answer_seconds,
     )
+    action = chosen_action(settings, file=domain, given=on_session_lost)
     try:
         with logging_in_background():
-            ending = run_async(_run(settings, task))
+            ending = run_async(_run(settings, task, action=action))
     except Interrupted as interrupted:
         return 128 + interrupted.signal
     return _report(ending, task)
@@ -83,19 +89,20 @@ class Interrupted(Exception):
         self.signal = number
 
 
-async def _run(settings: Settings, task: Task, /) -> Ending:
+async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
     import asyncio
 
     from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.solo import Solo
-    from etcdlock.cli.wiring import check_versions, make_context, open_store, start_guard
+    from etcdlock.cli.guarding import start_guard
+    from etcdlock.cli.wiring import check_versions, make_context, open_store
     from etcdlock.model import SessionKind
 
     async with open_store(settings) as store:
-        context = make_context(settings, store, kind=SessionKind.RUN)
+        context = make_context(settings, store, kind=SessionKind.RUN, on_session_lost=action)
         await check_versions(settings, store)
         guests = LocalGuests()
-        guard = await start_guard(context.timing, started=guests.spare)
+        guard = await start_guard(settings, started=guests.spare)
         solo = Solo(context, task, guests=guests, guard=guard)
         ending_signals = _pass_on_signals(solo)
         try:

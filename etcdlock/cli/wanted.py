@@ -13,6 +13,7 @@ from etcdlock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings
+    from etcdlock.escalation import Action
     from etcdlock.identity import Named, ResourceName
     from etcdlock.model import DomainId, Resource
 
@@ -34,6 +35,25 @@ def read_wanted(
     if not wanted and file is None and uuid is None:
         raise InvalidInput("there is nothing to lock", hint="give --domain FILE.xml, --domain-uuid UUID or --disk PATH")
     return domain, with_readonly_rule(distinct(wanted), rule=settings.readonly_disks)
+
+
+def chosen_action(settings: Settings, /, *, file: Path | None, given: Action | None) -> Action:
+    """What is done first when the session is lost: as the option, the domain's XML, or else the setting says.
+
+    Raises `InvalidInput`. The file has been read before.
+    """
+    from etcdlock.escalation import Action
+    from etcdlock.lockfailure import read_choice
+
+    action = given
+    if action is None and file is not None:
+        choice = read_choice(file.read_bytes(), source=_shown(str(file)))
+        if choice.warning:
+            print(f"etcdlock: {_shown(str(file))}: warning: {choice.warning}", file=sys.stderr)
+        action = choice.action
+    if action is Action.COMMAND and not settings.on_session_lost_command:
+        raise InvalidInput("no command is known for it", hint="set on_session_lost_command, or choose kill or freeze")
+    return settings.on_session_lost if action is None else action
 
 
 def described(resource: Resource, /) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import etcdlock
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
     from etcdlock.agent.context import Context
-    from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.config import Settings
+    from etcdlock.escalation import Action
     from etcdlock.identity import Naming
-    from etcdlock.timing import Timing
 
 
 def etcd_options(settings: Settings, /) -> EtcdOptions:
@@ -64,7 +63,9 @@ def naming(settings: Settings, /) -> Naming:
     return Naming(DiskIdentity(settings.disk_identity), host_id(settings), settings.local_folders)
 
 
-def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) -> Context:
+def make_context(
+    settings: Settings, store: EtcdStore, /, *, kind: SessionKind, on_session_lost: Action | None = None
+) -> Context:
     """Who we are on this host, on real clocks."""
     from etcdlock.adapters.clock import BootClock
     from etcdlock.adapters.machine import read_machine, source_address
@@ -80,6 +81,7 @@ def make_context(settings: Settings, store: EtcdStore, /, *, kind: SessionKind) 
         machine=read_machine(),
         kind=kind,
         version=etcdlock.__version__,
+        on_session_lost=on_session_lost or settings.on_session_lost,
         address=source_address(host.strip("[]"), port=int(port)),
     )
 
@@ -104,18 +106,3 @@ async def check_versions(settings: Settings, store: EtcdStore, /) -> None:
                 hint="only for a trial: allow_unsafe_etcd = true accepts it all the same",
             )
         note("etcd_version", endpoint=report.endpoint, version=report.version, standing=verdict.standing)
-
-
-async def start_guard(timing: Timing, /, *, started: Callable[[int], None]) -> KeptGuard:
-    """A guard process, replaced when it dies; `started` hears of each one's pid before anything is armed there."""
-    from etcdlock.adapters.guardlink import GuardLink
-    from etcdlock.agent.kept_guard import KeptGuard
-
-    async def start() -> GuardLink:
-        link = await GuardLink.start(
-            budget_seconds=timing.stop_after_seconds, kill_seconds=timing.kill_seconds + timing.guard_lag_seconds
-        )
-        started(link.pid)
-        return link
-
-    return KeptGuard(await start(), start=start)

@@ -1,12 +1,14 @@
-"""The guard process: python -I -S etcdlock/guard/__main__.py <socket> <budget seconds> <kill seconds>
+"""The guard process: python -s -P -S etcdlock/guard/__main__.py <socket> <watchdog> <timeout> [<command>]
 
-Kills every armed guest at its deadline, whatever state the program that armed it is in, and goes on until nothing of
-the guest lives. When the other end of its socket closes, it keeps the last deadlines and ends once no armed guest is
-left.
+Stops every armed guest at its deadline, whatever state the program that armed it is in, and goes on until nothing of
+the guest lives, or it stands. `watchdog` is the path of a device, or empty; `timeout` what it is asked for, in seconds;
+`command` what is run for guests that are to be stopped by one.
+When the other end of its socket closes, it keeps the last deadlines and ends once no armed guest is left.
 
 It is locked into memory, scheduled in real time and spared by the OOM killer where the host allows that, and quietly
-goes without where not. No signal that can be ignored ends or stops it: closing its socket does. It cannot kill what the
-kernel does not let die (a process in frozen I/O) and says so: `stuck`. Which clock: see `instant`.
+goes without where not. No signal that can be ignored stops it. Once the other end of its socket is closed, SIGUSR2 says
+that a successor guards everything: it then ends as soon as what it is stopping is gone. It cannot kill what the kernel
+does not let die (a process in frozen I/O) and says so: `stuck`. Which clock: see `instant`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ import signal
 import socket
 from contextlib import suppress
 
+from etcdlock.guard.command import Commands
 from etcdlock.guard.loop import Guard
+from etcdlock.guard.watchdog import Watchdog
 
 _CAP_IPC_LOCK = 1 << 14
 _IGNORED = (
@@ -37,7 +41,7 @@ _IGNORED = (
     signal.SIGHUP,
     signal.SIGQUIT,
     signal.SIGUSR1,
-    signal.SIGUSR2,
+    signal.SIGUSR2,     # until there is a guard that can give way
     signal.SIGALRM,
     signal.SIGTSTP,
 )
@@ -63,12 +67,15 @@ def stand_firm() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     lock_memory()
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        # Not for its children: a command is nothing that others must wait for.
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, -15)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
-        stream.write("-900")
+    for score in ("-1000", "-900", "-500"):     # below what it began with takes a right
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
+            stream.write(score)
+            break
 
 
 def lock_memory() -> None:
@@ -93,11 +100,16 @@ def may_lock_all() -> bool:
 
 def main(arguments: list[str]) -> None:
     """Guard until the work is done."""
-    descriptor, budget_seconds, kill_seconds = int(arguments[0]), float(arguments[1]), float(arguments[2])
-    stand_apart(descriptor)
+    descriptor, device, timeout_seconds, *command = arguments
+    stand_apart(int(descriptor))
     stand_firm()
-    link = socket.socket(fileno=descriptor)
-    Guard(link, budget_seconds=budget_seconds, kill_seconds=kill_seconds).run()
+    guard = Guard(
+        socket.socket(fileno=int(descriptor)),
+        watchdog=Watchdog(device, wanted_seconds=int(timeout_seconds)),
+        commands=Commands(command),
+    )
+    signal.signal(signal.SIGUSR2, lambda *_: guard.give_way())
+    guard.run()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ Leaders are struck first, all of them, since what is left of a guest must be loo
 from the moment it is armed, so that at its end the guard knows its processes although their parents are dead. Where
 its leader is a child of the program that started this guard, that program adopts what the guest leaves behind: then all
 later children of that program are the guest's, but for this guard.
+
+What must stand is told so, looked at until it was seen to stand, and looked at again for as long as it must. This guard
+never lets anything run on by itself: it must be told that the guest is armed anew, and then to let it go on.
 """
 
 from __future__ import annotations
@@ -17,9 +20,14 @@ import signal
 import socket
 from collections.abc import Callable
 
-from etcdlock.guard import instant, rules, table, wire
+from etcdlock.escalation import Charge, Sight, Stage
+from etcdlock.guard import handle, instant, rules, table, wire
+from etcdlock.guard.command import Commands
+from etcdlock.guard.instant import Reading
 from etcdlock.guard.search import Search
-from etcdlock.guard.table import Name, Table
+from etcdlock.guard.stillness import Stillness
+from etcdlock.guard.table import Name, Process, Table
+from etcdlock.guard.watchdog import Watchdog
 
 # The timeouts of poll stand still during a suspend: after one, a deadline is seen late by at most this.
 _LONGEST_WAIT_SECONDS = 0.25
@@ -33,17 +41,23 @@ _PACKETS_AT_ONCE = 100
 class Guard:
     """Holds for each armed guest its pidfd and the processes recognised so far."""
 
-    def __init__(self, link: socket.socket, *, budget_seconds: float, kill_seconds: float) -> None:
+    def __init__(self, link: socket.socket, *, watchdog: Watchdog, commands: Commands) -> None:
         link.setblocking(False)
         self._link: socket.socket | None = link
-        self._state = rules.State(budget_seconds, kill_seconds)
+        self._watchdog = watchdog
+        self._commands = commands
+        self._state = rules.State(rules.Limits())
         self._parent = os.getppid()
         self._pidfds: dict[Name, int] = {}
         self._known: dict[Name, frozenset[Name]] = {}
+        self._stillness: dict[Name, Stillness] = {}
+        self._stands: dict[Name, bool] = {}
         self._children: set[Name] = set()
         self._ended: set[Name] = set()
         self._look_at = 0.0
+        self._look_at_frozen_at = 0.0
         self._closing = False
+        self._yielding = False
         self._search = Search()
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -52,14 +66,37 @@ class Guard:
         self._spared = frozenset({myself.name} if myself is not None else ())
 
     def run(self) -> None:
-        """Until closed, or left alone with nothing to guard."""
-        self._tell(wire.READY)
-        while not self._closing and (self._link is not None or self._state.guests):
-            wait = rules.wait_seconds(self._state, now=instant.read())
-            longest = None if wait is None else min(wait, _LONGEST_WAIT_SECONDS) * 1000 + 1
-            for descriptor, _ in self._poll.poll(longest):
+        """Until closed, or left alone with nothing to guard, or with guests that a successor guards."""
+        self._try(self._watch)
+        self._tell(wire.READY, self._watchdog.seconds, self._watchdog.standing, self._watchdog.reason)
+        while not self._is_over():
+            for descriptor, _ in self._poll.poll(self._longest_wait()):
                 self._try(self._attend, descriptor)
             self._try(self._act)
+            self._try(self._watch)
+        self._watchdog.end(guests=bool(self._state.guests))
+
+    def give_way(self) -> None:
+        """Whoever comes after us guards everything: end, once what is being stopped here is gone. Nobody does while
+        the other end of our socket is open.
+        """
+        self._yielding = self._link is None
+
+    def _is_over(self) -> bool:
+        if self._closing or self._link is not None:
+            return self._closing
+        ending = any(armed.stage in (Stage.STOPPING, Stage.COMMANDED) for armed in self._state.guests.values())
+        return not self._state.guests or (self._yielding and not ending)
+
+    def _longest_wait(self) -> float | None:
+        """In milliseconds, as poll takes it."""
+        now = instant.read()
+        wait = rules.wait_seconds(self._state, now=now)
+        waits = (
+            None if wait is None else min(wait, _LONGEST_WAIT_SECONDS),
+            self._watchdog.wait_seconds(now_seconds=now.steady_seconds),
+        )
+        return min((each * 1000 + 1 for each in waits if each is not None), default=None)
 
     def _try(self, what: Callable[..., None], *arguments: int) -> None:
         try:
@@ -67,30 +104,58 @@ class Guard:
         except (OSError, MemoryError):      # each step leaves what it has not done to the next round
             self._look_soon()
 
+    def _watch(self) -> None:
+        """Have the watchdog, and feed it while that is right."""
+        if self._watchdog.open():
+            self._tell(wire.WATCHING, self._watchdog.seconds)
+        self._watchdog.attend(
+            now_seconds=instant.read().steady_seconds,
+            every_seconds=self._state.limits.feed_every_seconds,
+            may_feed=lambda seconds: rules.may_feed(self._state, watchdog_seconds=seconds, now=instant.read()),
+        )
+
     # --- what is due -----------------------------------------------------------------------------------------------
 
     def _act(self) -> None:
         now = instant.read()
-        due = rules.tick(self._state, now=now)
-        first = [name for name in due.strike if not self._state.guests[name].stopping]
+        due = rules.tick(self._state, now=now, sights=self._sights(now))
         self._state = due.state
         for name in due.strike:
             self._strike_leader(name)
-        for name in first:
+        for name in due.freeze:
+            self._signal_leader(name, signal.SIGSTOP)
+        self._report(due)
+        for name in due.command:
+            self._try_command(name)
+        if due.strike:
+            self._strike_families(due.strike)
+        if due.freeze:
+            self._freeze_families(due.freeze)
+        if not due.strike and not due.freeze and now.steady_seconds >= self._look_at:
+            self._look()
+
+    def _report(self, due: rules.Tick) -> None:
+        for name in due.entered(Stage.STOPPING):
             self._tell(wire.STRIKING, name)
         for name in due.stuck:
             self._tell(wire.STUCK, name)
-        if due.strike:
-            self._strike_families(due.strike)
-        elif now.steady_seconds >= self._look_at:
-            self._look()
+        for name in due.entered(Stage.FREEZING):
+            self._tell(wire.FREEZING, name)
+        for name in due.entered(Stage.FROZEN):
+            self._tell(wire.FROZEN, name)
+        for name in due.entered(Stage.COMMANDED):
+            self._tell(wire.COMMANDED, name)
 
     def _strike_leader(self, name: Name) -> None:
+        self._signal_leader(name, signal.SIGKILL)
+        self._commands.end(name)
+
+    def _signal_leader(self, name: Name, number: int) -> None:
         """Its group too, but only while it lives itself: then the group's number cannot be anybody else's."""
         pidfd = self._pidfds[name]
-        if not _has_ended(pidfd):
-            _quietly_kill_group(name.pid)
-            _quietly_kill(pidfd)
+        if not handle.has_ended(pidfd):
+            handle.send_group(name.pid, number)
+            handle.send(pidfd, number)
 
     def _strike_families(self, names: tuple[Name, ...]) -> None:
         """What can be told from the table, at once; then, since reading it may have to wait, what carries the mark."""
@@ -98,11 +163,71 @@ class Guard:
             self._search.ask(name)
         for _ in range(_ROUNDS_PER_STRIKE):
             self._look()
-            left = [process for name in names for process in self._known.get(name, ())]
-            for process in left:
-                table.send(process, number=signal.SIGKILL)
-            if not left:
+            if not self._signal_families(names, signal.SIGKILL):
                 break
+
+    def _freeze_families(self, names: tuple[Name, ...]) -> None:
+        """Once a round: the next one looks whether they stand."""
+        for name in names:
+            self._search.ask(name)
+        self._look()
+        self._signal_families(names, signal.SIGSTOP)
+
+    def _signal_families(self, names: tuple[Name, ...], number: int) -> bool:
+        """Whether there was anybody left to signal."""
+        left = [process for name in names for process in self._known.get(name, ())]
+        for process in left:
+            table.send(process, number=number)
+        return bool(left)
+
+    def _try_command(self, name: Name) -> None:
+        """One that cannot be started has ended already."""
+        limits, charge = self._state.limits, self._state.guests[name].charge
+        try:
+            self._commands.start(name, environment=charge.environment, left_seconds=limits.act_seconds)
+        except (OSError, MemoryError):
+            self._look_soon()
+
+    # --- who stands ------------------------------------------------------------------------------------------------
+
+    def _sights(self, now: Reading) -> dict[Name, Sight]:
+        """Of the guests about which something gentler than SIGKILL was done. Without a look, none was seen to stand."""
+        try:
+            self._look_at_those_that_must_stand(now)
+        except (OSError, MemoryError):
+            self._stands = {}
+        return {
+            name: Sight(stands=self._stands.get(name, False), commanding=self._commands.runs(name))
+            for name, armed in self._state.guests.items()
+            if armed.stage is not Stage.RUNNING or name in self._stands
+        }
+
+    def _look_at_those_that_must_stand(self, now: Reading) -> None:
+        stages = {Stage.FREEZING}
+        if now.steady_seconds >= self._look_at_frozen_at:
+            stages.add(Stage.FROZEN)
+            self._look_at_frozen_at = now.steady_seconds + rules.LOOK_AT_FROZEN_EVERY_SECONDS
+        names = [name for name, armed in self._state.guests.items() if armed.stage in stages]
+        if names:
+            seen = table.read_table()
+            for name in names:
+                members = self._recognise(name, seen)
+                self._stands[name] = self._stillness.setdefault(name, Stillness()).look(members)
+        for name in rules.overdue_to_freeze(self._state, now=now):      # whose program may have frozen it by now
+            looks = [self._fresh_look(name) for _ in range(2)]
+            self._stands[name] = looks[-1]
+
+    def _fresh_look(self, name: Name) -> bool:
+        members = self._recognise(name, table.read_table())
+        return self._stillness.setdefault(name, Stillness()).look(members)
+
+    def _let_go_on(self, name: Name) -> rules.Refusal | None:
+        refusal = rules.may_go_on(self._state, name, now=instant.read())
+        if refusal is None:
+            self._look()
+            self._signal_leader(name, signal.SIGCONT)
+            self._signal_families((name,), signal.SIGCONT)
+        return refusal
 
     # --- whose process is whose ------------------------------------------------------------------------------------
 
@@ -118,12 +243,13 @@ class Guard:
             if name in self._ended and not self._known[name]:
                 self._search.ask(name)
 
-    def _recognise(self, name: Name, now: Table) -> None:
-        """Remembered for when the leader is gone and the table says less."""
+    def _recognise(self, name: Name, now: Table) -> list[Process]:
+        """Its living processes; remembered for when the leader is gone and the table says less."""
         found = table.family(
             now, leader=name, known=self._known[name], adopter=self._adopter(name), spared=self._spared
         )
         self._known[name] = frozenset(process.name for process in found)
+        return found
 
     def _adopter(self, name: Name) -> int:
         """Who adopts this guest's orphans, if all that it adopts is this guest's."""
@@ -147,6 +273,9 @@ class Guard:
     def _forget(self, name: Name) -> None:
         self._state = rules.disarm(self._state, name)
         self._known.pop(name, None)
+        self._stillness.pop(name, None)
+        self._stands.pop(name, None)
+        self._commands.end(name)
         self._children.discard(name)
         pidfd = self._pidfds.pop(name, None)
         if pidfd is None:
@@ -187,25 +316,35 @@ class Guard:
             self._tell(*((wire.DONE, serial) if refusal is None else (wire.REFUSED, serial, refusal.value)))
 
     def _let_go(self, link: socket.socket) -> None:
-        """The other side is gone: from here on everything is up to the deadlines."""
+        """The other side is gone: from here on everything is up to the deadlines. Of guests that it has started itself,
+        nobody else can say that they may run again.
+        """
         self._poll.unregister(link)
         link.close()
         self._link = None
+        self._state = rules.abandon(self._state, self._children)
         self._look()        # while whoever reaps the leader may not have done so yet
 
     def _obey(self, verb: str, rest: list[str], *, pidfds: list[int]) -> rules.Refusal | None:
-        if verb == wire.ARM:
-            return self._arm(wire.unpack_name(rest[0]), session=rest[1], pidfds=pidfds)
-        if verb == wire.PROVE:
-            self._state = rules.prove(self._state, rest[1], at_seconds=float(rest[0]), now=instant.read())
-        if verb == wire.DISARM:
-            self._forget(wire.unpack_name(rest[0]))
-        if verb == wire.CLOSE:
-            self._closing = not self._state.guests
-        return None
+        refusal = None
+        match verb:
+            case wire.LIMITS:
+                self._state = rules.State(wire.unpack_limits(*rest))
+            case wire.ARM | wire.HOLD:
+                return self._take_in_charge(verb, wire.unpack_name(rest[0]), rest[1], pidfds=pidfds)
+            case wire.GO_ON:
+                refusal = self._let_go_on(wire.unpack_name(rest[0]))
+            case wire.PROVE:
+                self._state = rules.prove(self._state, rest[1], at_seconds=float(rest[0]), now=instant.read())
+            case wire.DISARM:
+                self._forget(wire.unpack_name(rest[0]))
+            case wire.CLOSE:
+                self._closing = not self._state.guests
+        return refusal
 
-    def _arm(self, name: Name, *, session: str, pidfds: list[int]) -> rules.Refusal | None:
-        answer = rules.arm(self._state, name, session=session, now=instant.read())
+    def _take_in_charge(self, verb: str, name: Name, words: str, *, pidfds: list[int]) -> rules.Refusal | None:
+        session, charge = wire.unpack_charge(words)
+        answer = self._judged(verb, name, session, charge)
         if not isinstance(answer, rules.Refusal) and not pidfds and name not in self._pidfds:
             answer = rules.Refusal.NO_HANDLE
         if isinstance(answer, rules.Refusal) or name in self._pidfds:
@@ -216,7 +355,22 @@ class Guard:
         if isinstance(answer, rules.Refusal):
             return answer
         self._state = answer
+        self._stillness.pop(name, None)
+        self._stands.pop(name, None)
+        if verb == wire.HOLD:
+            self._hold(name)
         return None
+
+    def _judged(self, verb: str, name: Name, session: str, charge: Charge) -> rules.State | rules.Refusal:
+        now = instant.read()
+        judge = rules.arm if verb == wire.ARM else rules.hold
+        return judge(self._state, name, session=session, charge=charge, now=now)
+
+    def _hold(self, name: Name) -> None:
+        """See at once whether it stands, for the look of the next round to agree with."""
+        self._signal_leader(name, signal.SIGSTOP)
+        self._stillness[name] = Stillness()
+        self._stillness[name].look(self._recognise(name, table.read_table()))
 
     def _take_in(self, name: Name, *, pidfd: int) -> None:
         self._pidfds[name] = pidfd
@@ -236,22 +390,3 @@ class Guard:
         except (BlockingIOError, ConnectionError):
             return
 
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _quietly_kill(pidfd: int) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _quietly_kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return

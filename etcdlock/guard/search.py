@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from etcdlock.guard import table
 from etcdlock.guard.table import Name
 
-_STACK_BYTES = 512 * 1024       # all of it is locked into memory
+_STACK_BYTES = 256 * 1024       # all of it is locked into memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,16 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A line of the table. `waiting` is uninterruptible sleep: what must touch its memory would wait with it."""
+    """A line of the table. `waiting` is uninterruptible sleep: what must touch its memory would wait with it.
+    `stopped`: by a signal, as far as its first thread tells.
+    """
 
     name: Name
     parent: int
     group: int
     alive: bool
     waiting: bool
+    stopped: bool = False
 
 
 class Table:
@@ -81,7 +84,9 @@ def parse(stat: bytes, /) -> Process:
     # A process whose first thread has ended is shown as a zombie while its other threads run on.
     alive = state not in (b"Z", b"X", b"x") or threads > 1
     name = Name(int(head.split(b" ", 1)[0]), int(fields[19]))
-    return Process(name, parent=int(fields[1]), group=int(fields[2]), alive=alive, waiting=state == b"D")
+    waiting, stopped = state == b"D", state == b"T"
+    parent, group = int(fields[1]), int(fields[2])
+    return Process(name, parent=parent, group=group, alive=alive, waiting=waiting, stopped=stopped)
 
 
 def look_up(pid: int, /) -> Process | None:

@@ -1,37 +1,72 @@
-"""What is said over the guard's socket: one line of text a packet, fields divided by blanks.
+"""What is said over the guard's socket: one packet at a time, fields divided by blanks.
 
 To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
 
-    arm <serial> <pid>:<start> <session>        with the guest's pidfd as ancillary data
-    prove <serial> <instant> <session>          instant: seconds of `etcdlock.guard.instant`
+    limits <serial> <stop after> <act> <kill> <budget> <feed every>   seconds, as in `rules.Limits`; before all else
+    arm <serial> <pid>:<start> <session> <action> [<environment>]     with the guest's pidfd as ancillary data
+    hold <serial> <pid>:<start> <session> <action> [<environment>]    the same for a guest that must not run
+    go-on <serial> <pid>:<start>                                      armed anew, it may run on
+    prove <serial> <instant> <session>                                instant: seconds of `etcdlock.guard.instant`
     disarm <serial> <pid>:<start>
     close <serial>
 
-From the guard, unasked: `ready` once it keeps watch; `striking`, `stuck` and `gone`, each followed by `<pid>:<start>`.
-Both ends come from one installation, so there are no versions here.
+An environment is `<name>=<value>`, each ended by a null byte.
+
+From the guard, unasked: `ready` once it keeps watch, with what became of the watchdog: its timeout, its standing and
+the reason; `watching <timeout>` where it has the watchdog later; `striking`, `stuck`, `freezing`, `frozen`, `commanded`
+and `gone`, each followed by `<pid>:<start>`. Both ends come from one installation, so there are no versions here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from etcdlock.escalation import Action, Charge
+from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
 
-LONGEST_PACKET_BYTES = 4096
+LONGEST_PACKET_BYTES = 64 * 1024
 READY, DONE, REFUSED = "ready", "done", "refused"
-ARM, PROVE, DISARM, CLOSE = "arm", "prove", "disarm", "close"
-STRIKING, STUCK, GONE = "striking", "stuck", "gone"
+LIMITS, ARM, HOLD, GO_ON, PROVE, DISARM, CLOSE = "limits", "arm", "hold", "go-on", "prove", "disarm", "close"
+STRIKING, STUCK, GONE, WATCHING = "striking", "stuck", "gone", "watching"
+FREEZING, FROZEN, COMMANDED = "freezing", "frozen", "commanded"
 
 
 def pack(*fields: object) -> bytes:
     """One packet. Only a fourth field may hold blanks."""
-    return " ".join(map(str, fields)).encode()
+    return " ".join(map(str, fields)).encode(errors="surrogateescape")
 
 
 def unpack(packet: bytes) -> list[str]:
     """Its fields."""
-    return packet.decode().split(" ", 3)
+    return packet.decode(errors="surrogateescape").split(" ", 3)
 
 
 def unpack_name(text: str) -> Name:
     """A guest's leader."""
     pid, _, start = text.partition(":")
     return Name(int(pid), int(start))
+
+
+def pack_charge(session: str, charge: Charge) -> str:
+    """The fourth field of `arm` and `hold`."""
+    environment = "".join(f"{name}={value}\0" for name, value in charge.environment)
+    return f"{session} {charge.action.value} {environment}"
+
+
+def unpack_charge(text: str) -> tuple[str, Charge]:
+    """Session and charge."""
+    session, action, environment = text.split(" ", 2)
+    pairs: Sequence[tuple[str, str, str]] = [entry.partition("=") for entry in environment.split("\0") if entry]
+    return session, Charge(Action(action), tuple((name, value) for name, _, value in pairs))
+
+
+def pack_limits(limits: Limits) -> tuple[str, str]:
+    """The third and fourth field of `limits`."""
+    numbers = (limits.act_seconds, limits.kill_seconds, limits.budget_seconds, limits.feed_every_seconds)
+    return repr(limits.stop_after_seconds), " ".join(map(repr, numbers))
+
+
+def unpack_limits(first: str, rest: str) -> Limits:
+    """As `pack_limits` has packed them."""
+    return Limits(*map(float, (first, *rest.split(" "))))

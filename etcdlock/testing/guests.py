@@ -12,8 +12,9 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from etcdlock.errors import GuardLost, GuestNotStarted, NoSuchGuest, SessionLost
+from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.model import DomainId, Resource
-from etcdlock.ports import Clock, ExitStatus, Guard, Guest, Processes
+from etcdlock.ports import Clock, ExitStatus, Guard, Guest, GuestName, Processes
 from etcdlock.testing.bell import Bell
 
 FIRST_PID = 1000
@@ -46,13 +47,15 @@ class FakeGuest:
         self.killed_at: float | None = None
         self.gone_at: float | None = None
         self.signals: list[int] = []
+        self.frozen = False
+        self._stood: list[tuple[float, float | None]] = []
         self._life_seconds = life_seconds
         self._gone: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
 
     @property
     def runs(self) -> bool:
-        """Whether it has begun to run and anything of it is left."""
-        return self.opened_at is not None and self.gone_at is None
+        """Whether it has begun to run, anything of it is left, and that does not stand."""
+        return self.opened_at is not None and self.gone_at is None and not self.frozen
 
     def end(self, code: int = 0) -> None:
         """It ends by itself."""
@@ -87,6 +90,28 @@ class FakeGuest:
             asyncio.get_running_loop().call_later(self.death_seconds, self._die)
         else:
             self._die()
+
+    @property
+    def ran(self) -> list[tuple[float, float | None]]:
+        """From when to when it ran, but for when it stood; None where it still does."""
+        if self.opened_at is None:
+            return []
+        begun = [self.opened_at, *(went_on for _, went_on in self._stood)]
+        stopped = [*(stood for stood, _ in self._stood), self.gone_at]
+        return [(since, until) for since, until in zip(begun, stopped, strict=True) if since is not None]
+
+    def freeze(self) -> None:
+        if not self.frozen and self.gone_at is None:
+            self.frozen = True
+            self._stood.append((_now(), None))
+
+    def stands(self) -> bool:
+        return self.frozen or self.gone_at is not None
+
+    def go_on(self) -> None:
+        if self.frozen:
+            self.frozen = False
+            self._stood[-1] = (self._stood[-1][0], _now())
 
     async def gone(self) -> ExitStatus:
         return await asyncio.shield(self._gone)
@@ -195,7 +220,8 @@ class FakeGuard(Guard):
         self._stop_after_seconds = stop_after_seconds
         self._lag_seconds = lag_seconds
         self._proven: dict[str, float] = {}
-        self._armed: dict[int, tuple[Guest, str]] = {}
+        self._armed: dict[int, tuple[Guest, str, Charge]] = {}
+        self._frozen: dict[int, Guest] = {}
         self._changed = Bell()
         self._dead = asyncio.Event()
         self._keeping = asyncio.ensure_future(self._keep())
@@ -205,12 +231,29 @@ class FakeGuard(Guard):
         """The pids it watches over."""
         return frozenset(self._armed)
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """The guests that it holds."""
+        return frozenset((guest.pid, guest.pid_start) for guest in self._frozen.values())
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         self._check_alive()
         if self._clock.now() >= self._stop_at(session):
             raise SessionLost(f"guest {guest.pid} cannot be guarded: session {session} is not proven")
-        self._armed[guest.pid] = (guest, session)
+        self._armed[guest.pid] = (guest, session, charge)
         self._changed.ring()
+
+    async def hold(self, guest: Guest, /, *, session: str, charge: Charge) -> None:  # noqa: ARG002 - until it is armed
+        self._check_alive()
+        guest.freeze()
+        self._frozen[guest.pid] = guest
+
+    async def go_on(self, guest: Guest, /) -> None:
+        self._check_alive()
+        if guest.pid not in self._armed:
+            raise SessionLost(f"guest {guest.pid} is not armed")
+        self._frozen.pop(guest.pid, None)
+        guest.go_on()
 
     async def prove(self, session: str, /, *, at: float) -> None:
         self._check_alive()
@@ -220,6 +263,7 @@ class FakeGuard(Guard):
     async def disarm(self, guest: Guest, /) -> None:
         self._check_alive()
         self._armed.pop(guest.pid, None)
+        self._frozen.pop(guest.pid, None)
 
     async def close(self) -> None:
         self.kill()
@@ -241,15 +285,22 @@ class FakeGuard(Guard):
 
     async def _keep(self) -> None:
         while True:
-            left = [self._stop_at(session) - self._clock.now() for _, session in self._armed.values()]
+            left = [self._stop_at(session) - self._clock.now() for _, session, _ in self._armed.values()]
             if not left or min(left) > 0:
                 await self._sleep(min(left, default=3600.0))
                 continue
             await self._clock.sleep(self._lag_seconds)
-            for guest, session in list(self._armed.values()):
+            for guest, session, charge in list(self._armed.values()):
                 if self._clock.now() >= self._stop_at(session):
-                    guest.kill()
                     del self._armed[guest.pid]
+                    self._stop(guest, charge)
+
+    def _stop(self, guest: Guest, charge: Charge) -> None:
+        if charge.action is not Action.FREEZE:
+            guest.kill()
+            return
+        guest.freeze()
+        self._frozen[guest.pid] = guest
 
     async def _sleep(self, seconds: float) -> None:
         """Until then, or until something has changed."""

@@ -15,7 +15,7 @@ import typer.main
 
 from etcdlock.cli.app import COMMANDS, build
 from etcdlock.cli.exits import Exit
-from etcdlock.config import ENVIRONMENT_PREFIX, FOR_GUESTS, Settings, TimingSettings, load
+from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, Settings, TimingSettings, load
 from etcdlock.documents import blocker_document, survey_document
 from etcdlock.survey import LeftoverKind, Standing, Takeover
 from tests.cli.hosts import Cluster
@@ -104,7 +104,7 @@ def test_the_example_file_is_accepted_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_the_variables_of_guests_are_documented() -> None:
-    assert [name for name in FOR_GUESTS if f"`{ENVIRONMENT_PREFIX}{name}`" not in CONFIGURATION] == []
+    assert [name for name in FOR_GUESTS | FOR_COMMANDS if f"`{ENVIRONMENT_PREFIX}{name}`" not in CONFIGURATION] == []
 
 
 # --- help -----------------------------------------------------------------------------------------------------------

@@ -17,14 +17,17 @@ from etcdlock.adapters.clock import BootClock
 from etcdlock.adapters.guardlink import GuardLink
 from etcdlock.adapters.processes import LocalGuests
 from etcdlock.agent.kept_guard import KeptGuard
+from etcdlock.guard.rules import Limits
 
 
 async def main(budget_seconds: float, command: list[str]) -> None:
     is_shut = command[:1] == ["--shut"]
     guests = LocalGuests()
 
+    limits = Limits(budget_seconds, act_seconds=2.5, kill_seconds=5.0, budget_seconds=budget_seconds + 5.0)
+
     async def start() -> GuardLink:
-        link = await GuardLink.start(budget_seconds=budget_seconds, kill_seconds=5.0)
+        link = await GuardLink.start(limits=lambda _: limits)
         guests.spare(link.pid)
         print(link.pid, flush=True)
         return link

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import etcdlock
 from etcdlock.adapters.clock import BootClock
-from etcdlock.guard import table
+from etcdlock.guard import table, wire
+from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
 
 DEADLINE_SECONDS = 15.0
@@ -55,6 +56,12 @@ open(sys.argv[2]).read()
 """
 """A daemon without group, parent or environment of the guest's: writes its pid into one file, then lives until somebody
 has written to the other, a FIFO. With `end` its starter does not wait for that too."""
+
+
+def limits(stop_after_seconds: float, *, kill_seconds: float = 5.0) -> Callable[[object], Limits]:
+    """As `GuardLink.start` takes them."""
+    kept = Limits(stop_after_seconds, kill_seconds / 2, kill_seconds, stop_after_seconds + kill_seconds)
+    return lambda _: kept
 
 
 def run(what: Coroutine[Any, Any, T]) -> T:
@@ -122,13 +129,15 @@ def raw_guard(*options: str) -> Iterator[tuple[socket.socket, subprocess.Popen[b
     """A guard that nobody has prepared the ground for, and our end of its socket. It is ready."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-S", *options, str(GUARD), str(theirs.fileno()), "10", "1"]
+    command = [sys.executable, "-I", "-S", *options, str(GUARD), str(theirs.fileno()), "", "0"]
     passed, pipe = (theirs.fileno(), writing), subprocess.PIPE
     with ours, theirs, subprocess.Popen(command, pass_fds=passed, stdin=pipe, stdout=pipe, stderr=pipe) as guard:
         os.close(writing)
         theirs.close()
         ours.settimeout(DEADLINE_SECONDS)
-        assert ours.recv(100) == b"ready"
+        assert ours.recv(100) == b"ready 0.0 off "
+        ours.send(wire.pack(wire.LIMITS, 0, *wire.pack_limits(Limits(10.0, 0.5, 1.0, 11.0))))
+        assert ours.recv(100) == b"done 0"
         try:
             yield ours, guard
         finally:

@@ -15,9 +15,10 @@ from etcdlock.adapters.guardlink import GuardLink
 from etcdlock.adapters.host_processes import FoundGuest, HostProcesses
 from etcdlock.adapters.processes import LocalGuest, LocalGuests
 from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.escalation import KILLED
 from etcdlock.guard import table, wire
 from etcdlock.testing.guests import FakeGuest
-from tests.faults.guarding import BUDGET_SECONDS, CLOCK, SLACK_SECONDS, comes_true, ends, raw_guard, run
+from tests.faults.guarding import BUDGET_SECONDS, CLOCK, SLACK_SECONDS, comes_true, ends, limits, raw_guard, run
 
 
 class Scene:
@@ -29,7 +30,7 @@ class Scene:
 
 
 async def scene(*, budget_seconds: float = BUDGET_SECONDS) -> Scene:
-    link = await GuardLink.start(budget_seconds=budget_seconds, kill_seconds=5.0)
+    link = await GuardLink.start(limits=limits(budget_seconds))
     return Scene(link, await LocalGuests().start(["sleep", "300"], environment={}))
 
 
@@ -86,7 +87,7 @@ def test_hundreds_of_guests_are_taken_in_at_the_same_moment() -> None:
     """As when a host's session has been lost, or its agent was started anew."""
 
     async def scenario(guests: list[FoundGuest]) -> None:
-        link = await GuardLink.start(budget_seconds=10 * BUDGET_SECONDS, kill_seconds=5.0)
+        link = await GuardLink.start(limits=limits(10 * BUDGET_SECONDS))
         await link.prove("s", at=CLOCK.now())
         await asyncio.gather(*(link.arm(guest, session="s") for guest in guests), link.prove("s", at=CLOCK.now()))
         await asyncio.gather(*(link.disarm(guest) for guest in guests))
@@ -125,7 +126,7 @@ def test_a_guard_that_hangs_is_as_good_as_none() -> None:
 
 def test_a_guard_that_hangs_when_it_is_closed_has_ended_all_the_same() -> None:
     async def scenario() -> int:
-        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        link = await GuardLink.start(limits=limits(1.0))
         os.kill(link.pid, signal.SIGSTOP)
         await link.close()
         return link.pid
@@ -137,15 +138,15 @@ def test_a_guest_without_a_descriptor_is_not_taken_in() -> None:
     """As when the guard may hold no more of them."""
     answers = []
     with raw_guard() as (link, _):
-        for packet in (wire.pack(wire.PROVE, 1, CLOCK.now(), "s"), wire.pack(wire.ARM, 2, "1:1", "s")):
-            link.send(packet)
+        for words in ((wire.PROVE, 1, CLOCK.now(), "s"), (wire.ARM, 2, "1:1", wire.pack_charge("s", KILLED))):
+            link.send(wire.pack(*words))
             answers.append(link.recv(4096))
     assert answers == [b"done 1", b"refused 2 no descriptor came with the guest"]
 
 
 def test_the_guard_hears_no_signal_of_its_parents_terminal() -> None:
     async def scenario() -> None:
-        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        link = await GuardLink.start(limits=limits(1.0))
         assert os.getsid(link.pid) == link.pid
         await link.close()
 
@@ -154,7 +155,7 @@ def test_the_guard_hears_no_signal_of_its_parents_terminal() -> None:
 
 def test_a_closed_guard_has_ended() -> None:
     async def scenario() -> int:
-        link = await GuardLink.start(budget_seconds=1.0, kill_seconds=1.0)
+        link = await GuardLink.start(limits=limits(1.0))
         await link.close()
         return link.pid
 
@@ -182,7 +183,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_stranger_who_got_the_guests_number_is_not_hit(stranger: subprocess.Popen[bytes]) -> None:
     async def scenario(left: subprocess.Popen[bytes]) -> None:
-        link = await GuardLink.start(budget_seconds=0.5, kill_seconds=1.0)
+        link = await GuardLink.start(limits=limits(0.5))
         guest = impostor(stranger)
         await link.prove("s", at=CLOCK.now())
         await link.arm(guest, session="s")

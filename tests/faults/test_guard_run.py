@@ -33,9 +33,9 @@ def cluster(etcd: EmbeddedEtcd, tmp_path: Path) -> Iterator[Cluster]:
     cluster.close()
 
 
-def stubborn(cluster: Cluster) -> Running:
+def stubborn(cluster: Cluster, *options: str) -> Running:
     """A guest that lives on when its parent dies: it takes a guard to stop it."""
-    running = cluster.guest("--disk", "/san/x", script='exec python3 -c "$STUBBORN"', STUBBORN=STUBBORN)
+    running = cluster.guest(*options, "--disk", "/san/x", script='exec python3 -c "$STUBBORN"', STUBBORN=STUBBORN)
     assert comes_true(lambda: len(of(cluster, "signal.pause")) == 2)
     return running
 
@@ -75,6 +75,24 @@ def test_a_run_that_is_stopped_finds_its_guest_dead_when_it_goes_on_and_says_so(
     done = running.ended()
     assert (done.status, "was stopped" in done.err) == (SESSION_LOST, True)
     assert comes_true(lambda: not of(cluster))
+
+
+def stands(pids: set[int]) -> bool:
+    return all(b"State:\tT" in read(Path(f"/proc/{pid}/status")) for pid in pids)
+
+
+def test_a_run_that_is_stopped_finds_its_frozen_guest_and_lets_it_run_on(cluster: Cluster) -> None:
+    running = stubborn(cluster, "--on-session-lost", "freeze")
+    guest = of(cluster, "signal.pause")
+    running.send(signal.SIGSTOP)
+    assert comes_true(lambda: stands(guest))
+    assert not comes_true(lambda: not stands(guest), within_seconds=2 * TIMING.stop_after_seconds)
+    running.send(signal.SIGCONT)
+    assert comes_true(lambda: not stands(guest))
+    assert not comes_true(lambda: stands(guest), within_seconds=TIMING.stop_after_seconds + 1)
+    assert of(cluster, "signal.pause") == guest
+    running.send(signal.SIGKILL)
+    assert comes_true(lambda: not of(cluster)), "nobody could let it run again: it is killed"
 
 
 def test_a_run_whose_guard_is_killed_has_another_and_its_guest_runs_on(cluster: Cluster) -> None:

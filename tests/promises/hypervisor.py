@@ -15,6 +15,7 @@ from functools import partial
 from etcdlock.adapters.committer import Committer
 from etcdlock.agent.host import HostAgent
 from etcdlock.errors import EtcdlockError, Unreachable
+from etcdlock.escalation import Action
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
 from etcdlock.ports import KeyRange
 from etcdlock.records import decode_domain
@@ -65,6 +66,7 @@ class Hypervisor:
         self.vms: list[Vm] = []
         self.stall = Stall()
         self.agent: HostAgent | None = None
+        self.action = Action.KILL
         self._running: asyncio.Task[None] | None = None
         self._taking: set[asyncio.Task[None]] = set()
         self.guard = FakeGuard(
@@ -83,7 +85,7 @@ class Hypervisor:
             contract=self.world.contract, chance=self.world.fresh_chance(), kind=SessionKind.AGENT, stall=self.stall
         )
         self.agent = HostAgent(
-            context,
+            replace(context, on_session_lost=self.action),
             processes=self.processes,
             acquire_seconds=ACQUIRE_SECONDS,
             join_seconds=JOIN_SECONDS,

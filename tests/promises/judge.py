@@ -43,14 +43,14 @@ def _spans_of_runs(world: World) -> list[Span]:
             uuid=str(run.task.domain.uuid),
             pid=guest.pid,
             token=guest.token or 0,
-            began=guest.opened_at,
-            ended=FOR_EVER if guest.gone_at is None else guest.gone_at,
+            began=began,
+            ended=FOR_EVER if ended is None else ended,
             exclusive=frozenset(called(r) for r in run.task.resources if r.mode == "exclusive"),
             shared=frozenset(called(r) for r in run.task.resources if r.mode == "shared"),
         )
         for run in world.runs
         for guest in run.guests.started
-        if guest.opened_at is not None
+        for began, ended in guest.ran
     ]
 
 

@@ -10,7 +10,8 @@ from etcdlock.agent.enforcer import Enforcer
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
 from etcdlock.errors import GuardLost, SessionLost
-from etcdlock.ports import Guard, Guest
+from etcdlock.escalation import KILLED, Charge
+from etcdlock.ports import Guard, Guest, GuestName
 from etcdlock.testing import FakeGuests
 from etcdlock.transitions import Wanted
 from tests.promises.conftest import Play
@@ -24,7 +25,9 @@ class Unwilling(Guard):
         self._answer = answer
         self._after = after
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:  # noqa: ARG002 - whoever it is
+    frozen: frozenset[GuestName] = frozenset()
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:  # noqa: ARG002 - all
         await asyncio.sleep(self._after)
         raise self._answer
 
@@ -32,6 +35,9 @@ class Unwilling(Guard):
         """Nobody is guarded."""
 
     async def disarm(self, guest: Guest, /) -> None:
+        """Nobody is guarded."""
+
+    async def go_on(self, guest: Guest, /) -> None:
         """Nobody is guarded."""
 
     async def close(self) -> None:
@@ -84,7 +90,7 @@ class SlowEnforcer(Enforcer):
 
     armed = False
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         await asyncio.sleep(1.0)
-        await super().arm(guest, session=session)
+        await super().arm(guest, session=session, charge=charge)
         self.armed = True

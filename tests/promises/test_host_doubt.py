@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from etcdlock.errors import EtcdlockError, GuardLost, HeldElsewhere, SessionLost, Superseded
+from etcdlock.escalation import KILLED, Charge
 from etcdlock.model import LockState
 from etcdlock.ports import Guest
 from etcdlock.testing import Fault
@@ -26,11 +27,11 @@ class TroubledGuard(FakeGuard):
     silent_seconds = 0.0
     refuses = False
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         await asyncio.sleep(self.seconds)
         if self.refuses:
             raise GuardLost("the guard does not answer")
-        await super().arm(guest, session=session)
+        await super().arm(guest, session=session, charge=charge)
         await asyncio.sleep(self.silent_seconds)
 
 

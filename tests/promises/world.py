@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
 from etcdlock.agent.solo import Ending, Solo, Task
+from etcdlock.escalation import Action
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     DomainId,
@@ -187,6 +188,7 @@ class World:
         life: float | None = None,
         death: float = 0.0,
         guarded: bool = False,
+        action: Action = Action.KILL,
     ) -> Run:
         """Run a guest on a host; with `guarded` by a guard that does not stall when the program does."""
         guests = FakeGuests(life_seconds=life, death_seconds=death, first_pid=PIDS_PER_RUN * (len(self.runs) + 1))
@@ -195,6 +197,7 @@ class World:
         )
         guards: list[FakeGuard] = []
         context = host.context(contract=self.contract, chance=self.fresh_chance())
+        context = replace(context, on_session_lost=action)
         solo = Solo(context, task, guests=guests, guard=self._guard(host, guards) if guarded else None)
         run = Run(host, task, guests, guards, solo, asyncio.ensure_future(solo.run()))
         self.runs.append(run)

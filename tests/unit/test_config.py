@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdlock.config import ENVIRONMENT_PREFIX, FOR_GUESTS, Settings, TimingSettings, load
+from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, Settings, TimingSettings, load
 from etcdlock.errors import InvalidInput, InvalidSetting
 
 
@@ -29,7 +29,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "endpoints": "a:1, b:2", "max_txn_ops": "200", "allow_unsafe_etcd": "true", "log_level": "info", "prefix": "/p",
         "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "acquire_seconds": "4",
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "disk_identity": "md5",
-        "local_folders": "/b/, /a",
+        "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
+        "watchdog": "required",
     }  # fmt: skip
     names = [name for name in Settings.model_fields if name != "timing"]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
@@ -46,6 +47,19 @@ def test_hosts_that_mean_the_same_local_folders_have_the_same_contract() -> None
     assert one.contract.as_mapping()["local_folders"] == ["/a", "/b/x"]
 
 
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"on_session_lost": "command"}, "on_session_lost_command must name the program"),
+        ({"on_session_lost_command": "stop.sh"}, "give an absolute path"),
+        ({"on_session_lost": "ignore"}, "on_session_lost is 'ignore'"),
+    ],
+)
+def test_what_stops_no_guest_is_refused(values: dict[str, str], rule: str) -> None:
+    with pytest.raises(InvalidSetting, match=rule):
+        load(environment={}, flags=values)
+
+
 @pytest.mark.parametrize("name", TimingSettings.model_fields)
 def test_every_timing_can_be_given_by_its_variable(name: str) -> None:
     settings = load(environment={f"ETCDLOCK_TIMING__{name.upper()}": "7"})
@@ -53,11 +67,12 @@ def test_every_timing_can_be_given_by_its_variable(name: str) -> None:
 
 
 def test_what_a_guest_finds_in_its_environment_is_no_mistake() -> None:
-    assert load(environment={f"{ENVIRONMENT_PREFIX}{name}": "x" for name in FOR_GUESTS}) == load(environment={})
+    found = {f"{ENVIRONMENT_PREFIX}{name}": "x" for name in FOR_GUESTS | FOR_COMMANDS}
+    assert load(environment=found) == load(environment={})
 
 
 def test_no_variable_of_a_guest_is_a_setting() -> None:
-    assert {name.lower() for name in FOR_GUESTS} & Settings.model_fields.keys() == set()
+    assert {name.lower() for name in FOR_GUESTS | FOR_COMMANDS} & Settings.model_fields.keys() == set()
 
 
 def test_the_file_can_be_named_by_a_variable_and_must_then_exist(file: Path) -> None:

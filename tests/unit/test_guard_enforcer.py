@@ -13,6 +13,7 @@ import pytest
 
 from etcdlock.agent.enforcer import STRIKE_EVERY_SECONDS, Enforcer, Together
 from etcdlock.errors import GuardLost, SessionLost
+from etcdlock.escalation import Action, Charge
 from etcdlock.testing import FakeClock, run_virtual
 from etcdlock.testing.guests import FakeGuard, FakeGuest
 from etcdlock.timing import Timing
@@ -56,9 +57,11 @@ def scenario(program: Callable[[Enforcer, FakeClock], Coroutine[Any, Any, None]]
     run_virtual(on_a_clock)
 
 
-async def armed(enforcer: Enforcer, guest: Struck, *, session: str = "s", at: float = 0.0) -> Struck:
+async def armed(
+    enforcer: Enforcer, guest: Struck, *, session: str = "s", at: float = 0.0, action: Action = Action.KILL
+) -> Struck:
     await enforcer.prove(session, at=at)
-    await enforcer.arm(guest, session=session)
+    await enforcer.arm(guest, session=session, charge=Charge(action))
     return guest
 
 
@@ -266,5 +269,66 @@ def test_what_one_of_several_guards_refuses_is_refused() -> None:
         guard.kill()
         with pytest.raises(GuardLost):
             await together.prove("s", at=1.0)
+
+    scenario(program)
+
+
+FROZEN_SOON = STOP_AFTER + 0.3
+
+
+def test_a_frozen_guest_goes_on_only_armed_anew_and_in_time() -> None:
+    async def program(enforcer: Enforcer, clock: FakeClock) -> None:
+        guest = await armed(enforcer, Struck(), action=Action.FREEZE)
+        await clock.sleep(FROZEN_SOON)
+        assert guest.frozen
+        assert enforcer.frozen == {(guest.pid, guest.pid_start)}
+        await enforcer.prove("s", at=clock.now())
+        with pytest.raises(SessionLost):
+            await enforcer.go_on(guest)
+        await enforcer.arm(guest, session="s", charge=Charge(Action.FREEZE))
+        assert guest.frozen, "armed is not yet let go on"
+        assert enforcer.frozen
+        await enforcer.go_on(guest)
+        assert (guest.frozen, enforcer.frozen, guest.strikes) == (False, frozenset(), [])
+        await clock.sleep(FROZEN_SOON)
+        assert guest.frozen
+        with pytest.raises(SessionLost):
+            await enforcer.go_on(guest)
+
+    scenario(program)
+
+
+def test_a_guest_armed_anew_that_was_let_go_on_too_late_stands_on() -> None:
+    async def program(enforcer: Enforcer, clock: FakeClock) -> None:
+        guest = Struck()
+        await enforcer.prove("s", at=0.0)
+        await enforcer.arm(guest, session="s", charge=Charge(Action.FREEZE))
+        clock.jump(STOP_AFTER)
+        with pytest.raises(SessionLost):
+            await enforcer.go_on(guest)
+
+    scenario(program)
+
+
+def test_a_guest_that_does_not_stand_in_time_is_killed() -> None:
+    class Restless(Struck):
+        def stands(self) -> bool:
+            return False
+
+    async def program(enforcer: Enforcer, clock: FakeClock) -> None:
+        guest = await armed(enforcer, Restless(), action=Action.FREEZE)
+        await clock.sleep(STOP_AFTER + TIMING.kill_seconds)
+        assert guest.strikes[0] - (STOP_AFTER + TIMING.act_seconds) == pytest.approx(0.0, abs=STRIKE_EVERY_SECONDS)
+
+    scenario(program)
+
+
+def test_a_command_has_its_time_here_too() -> None:
+    async def program(enforcer: Enforcer, clock: FakeClock) -> None:
+        guest = await armed(enforcer, Struck(), action=Action.COMMAND)
+        await clock.sleep(STOP_AFTER + TIMING.kill_seconds)
+        assert guest.strikes[0] - (STOP_AFTER + TIMING.act_seconds) == pytest.approx(0.0, abs=STRIKE_EVERY_SECONDS)
+        with pytest.raises(SessionLost, match="being stopped"):
+            await enforcer.arm(guest, session="s")
 
     scenario(program)

@@ -11,6 +11,7 @@ import pytest
 
 from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.errors import GuardLost
+from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.ports import Clock, Guest
 from etcdlock.testing import FakeClock, run_virtual
 from etcdlock.testing.guests import FakeGuard, FakeGuests
@@ -28,9 +29,13 @@ class Recorded(FakeGuard):
         self.hangs = False
         self.was_killed = False
 
-    async def arm(self, guest: Guest, /, *, session: str) -> None:
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
         await self._hear(f"arm {guest.pid} {session}")
-        await super().arm(guest, session=session)
+        await super().arm(guest, session=session, charge=charge)
+
+    async def hold(self, guest: Guest, /, *, session: str, charge: Charge) -> None:
+        await self._hear(f"hold {guest.pid} {session}")
+        await super().hold(guest, session=session, charge=charge)
 
     async def prove(self, session: str, /, *, at: float) -> None:
         await self._hear(f"prove {session} {at:g}")
@@ -81,9 +86,9 @@ class Scene:
         assert len(self.guards) == 2
         return self.guards[1]
 
-    async def guest(self, session: str) -> Guest:
+    async def guest(self, session: str, *, charge: Charge = KILLED) -> Guest:
         guest = await self.guests.start(["vm"], environment={})
-        await self.kept.arm(guest, session=session)
+        await self.kept.arm(guest, session=session, charge=charge)
         return guest
 
     async def settled(self) -> None:
@@ -184,6 +189,25 @@ def test_a_guest_whose_time_is_up_is_killed_and_the_others_are_armed_all_the_sam
         await on.settled()
         assert on.successor.armed == {1001}
         assert [guest.pid for guest in on.guests.started if guest.killed_at is not None] == [late.pid]
+
+    scenario(program)
+
+
+def test_what_a_dead_guard_had_frozen_is_held_by_its_successor_though_the_session_is_proven_again() -> None:
+    async def program(on: Scene) -> None:
+        await on.kept.prove("a", at=0.0)
+        guest = await on.guest("a", charge=Charge(Action.FREEZE))
+        await on.clock.sleep(STOP_AFTER + 1.0)
+        assert on.kept.frozen == {(guest.pid, guest.pid_start)}
+        await on.kept.prove("a", at=on.clock.now())
+        on.first.kill()
+        await on.settled()
+        assert f"hold {guest.pid} a" in on.successor.told
+        assert f"arm {guest.pid} a" not in on.successor.told
+        assert on.kept.frozen == {(guest.pid, guest.pid_start)}
+        await on.kept.arm(guest, session="a", charge=Charge(Action.FREEZE))
+        await on.kept.go_on(guest)
+        assert on.kept.frozen == frozenset()
 
     scenario(program)
 

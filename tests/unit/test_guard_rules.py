@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from etcdlock.guard import rules, table, wire
 from etcdlock.guard.instant import Reading
-from etcdlock.guard.rules import Refusal, State
+from etcdlock.guard.rules import Limits, Refusal, State
 from etcdlock.guard.table import Name, Process, Table
 
 GUEST = Name(500, 9000)
 OTHER = Name(600, 9100)
-EMPTY = State(budget_seconds=10.0, kill_seconds=5.0)
+LIMITS = Limits(stop_after_seconds=10.0, act_seconds=2.5, kill_seconds=5.0, budget_seconds=15.0)
+EMPTY = State(LIMITS)
 
 
 def at(steady: float, *, boot: float | None = None) -> Reading:
@@ -117,7 +118,7 @@ def test_no_guest_is_spared_past_its_newest_proof_and_budget(proofs: list[tuple[
         now += passed
         newest = max(newest, now - age)
         state = rules.prove(state, "s", at_seconds=now - age, now=at(now))
-    overdue = max(now, newest + EMPTY.budget_seconds + 1e-6) + late
+    overdue = max(now, newest + LIMITS.stop_after_seconds + 1e-6) + late
     assert rules.tick(state, now=at(overdue)).strike == (GUEST,)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcdlock.errors import UnsafeTiming
-from etcdlock.timing import EXPIRY_SCAN_SECONDS, GREATEST_RATE_ERROR, Timing
+from etcdlock.timing import EXPIRY_SCAN_SECONDS, GREATEST_RATE_ERROR, WATCHDOG_SPARE_SECONDS, Timing
 
 SECONDS = st.floats(min_value=-1.0, max_value=200.0) | st.just(math.nan)
 
@@ -85,3 +85,34 @@ def test_unsafe_settings_are_refused_with_the_rule_and_all_that_was_given(change
 
 def test_it_is_written_into_the_contract_number_by_number() -> None:
     assert Timing(**Timing().as_mapping()) == Timing()  # type: ignore[arg-type]
+
+
+@given(watchdog=st.floats(min_value=-1.0, max_value=20.0) | st.just(math.nan), hold_off=st.floats(15.0, 100.0))
+def test_whatever_watchdog_is_accepted_the_host_is_reset_in_time_and_never_for_guests_that_die_in_time(
+    watchdog: float, hold_off: float
+) -> None:
+    try:
+        timing = Timing(hold_off_seconds=hold_off).watched(watchdog)
+    except UnsafeTiming:
+        return
+    if timing.watchdog_seconds == 0:
+        return
+    dead_at = timing.stop_after_seconds + timing.guard_lag_seconds + timing.kill_seconds
+    first_reset = timing.feed_until_seconds - timing.renew_every_seconds + watchdog
+    assert dead_at <= first_reset + 1e-9
+    assert timing.feed_until_seconds + 2 * watchdog + WATCHDOG_SPARE_SECONDS <= timing.budget_seconds + 1e-9
+    assert timing.second_try_seconds < min(timing.feed_until_seconds, timing.stop_after_seconds)
+
+
+def test_a_watchdog_is_a_hosts_own_and_no_part_of_the_contract() -> None:
+    timing = Timing()
+    watched = timing.watched(timing.suitable_watchdog_seconds)
+    assert watched.as_mapping() == timing.as_mapping()
+    assert watched.stop_after_seconds == pytest.approx(10.95, abs=0.01)
+    assert watched.feed_until_seconds == pytest.approx(13.95, abs=0.01)
+    assert watched.takeover_seconds == timing.takeover_seconds
+
+
+def test_a_watchdog_too_slow_for_the_contract_is_refused() -> None:
+    with pytest.raises(UnsafeTiming, match="the watchdog, of 10 s"):
+        Timing().watched(10.0)

@@ -1,0 +1,78 @@
+"""Hands a ledger's guests to the guard, and lets those run again that were frozen.
+
+Guaranteed: a frozen guest runs on only after every guard has armed it anew. Whoever arms it here knows that its lock is
+its own: a re-join of the domain has committed, or a heartbeat of the very session that the domain's lock names. Either
+is proof that nobody had the lock in between: a takeover needs the obituary of that session, which needs the session's
+key to be gone, and the heartbeat found it standing; a re-join compares the record that a takeover would have rewritten.
+
+While guards of an earlier agent live, which know nothing of all this, nothing is let run: they would take it for
+somebody else's doing, and kill.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from etcdlock.errors import SessionLost
+from etcdlock.escalation import Action, Charge
+from etcdlock.journal import note
+from etcdlock.model import DomainRecord
+from etcdlock.ports import Guard, Guest, GuestName
+
+MOST_TEXT_BYTES = 32 * 1024
+"""Of a command's environment: more disks than fit are left out, the last ones first."""
+
+
+class Custody:
+    """Between a ledger and its guard."""
+
+    def __init__(self, guard: Guard, /, *, action: Action) -> None:
+        self._guard = guard
+        self._action = action
+        self._inherited: dict[GuestName, Guest] = {}
+
+    async def arm(self, guest: Guest, record: DomainRecord, /, *, session: str) -> None:
+        """Arm a guest under the session that its lock names, or will name; one that was frozen runs on.
+
+        Raises what arming raises.
+        """
+        await self._guard.arm(guest, session=session, charge=charge_of(self._action, record))
+        if self.is_frozen(guest) and not self._inherited:
+            await self._guard.go_on(guest)
+            note("guest_goes_on", level=logging.WARNING, domain=record.domain, pid=guest.pid)
+
+    def is_frozen(self, guest: Guest, /) -> bool:
+        """Whether it stands for want of a proof, or may."""
+        return (guest.pid, guest.pid_start) in self._guard.frozen
+
+    def inherit(self, guest: Guest, /) -> None:
+        """An earlier agent's guest: its guard may have frozen it, and may do so yet."""
+        if self._action is Action.FREEZE:
+            self._inherited[guest.pid, guest.pid_start] = guest
+
+    async def earlier_guards_ended(self) -> None:
+        """From now on none but our own guards watch: what they hold armed may run on."""
+        inherited, self._inherited = self._inherited, {}
+        for guest in inherited.values():
+            try:
+                await self._guard.go_on(guest)
+            except SessionLost as error:    # it waits for the next proof, or is gone
+                note("guest_stands_on", level=logging.WARNING, pid=guest.pid, error=error)
+
+
+def charge_of(action: Action, record: DomainRecord, /) -> Charge:
+    """What a guard is told of a guest; the domain only where a command needs it."""
+    if action is not Action.COMMAND:
+        return Charge(action)
+    words = {
+        "ETCDLOCK_DOMAIN_UUID": str(record.domain.uuid),
+        "ETCDLOCK_DOMAIN_NAME": record.domain.name,
+        "ETCDLOCK_RESOURCES": _cut([str(resource) for resource in record.resources]),
+    }
+    return Charge(action, tuple(words.items()))
+
+
+def _cut(lines: list[str]) -> str:
+    while len("\n".join(lines).encode(errors="replace")) > MOST_TEXT_BYTES:
+        lines = lines[:-1]
+    return "\n".join(lines)
