@@ -6,7 +6,8 @@ runs it without a word to anybody. What was read only proposes; the transaction 
 again, so nothing that changed in between is taken.
 
 All that is wanted is taken in one transaction: the domain itself, free resources, and resources of any number of dead
-domains, whose own records are rewritten without them.
+domains, whose own records are rewritten without them. What they lost stays on record there: should a guest of theirs
+have been frozen, or its memory be on its way to another host, it must not go on, though all of it came free again.
 """
 
 from __future__ import annotations
@@ -239,5 +240,6 @@ def _lost_by(victim: StoredDomain, taken: tuple[Resource, ...]) -> tuple[Resourc
 
 def _without(keys: Keyspace, victim: StoredDomain, lost: tuple[Resource, ...], /, *, request: str) -> Put:
     left = tuple(resource for resource in victim.record.resources if resource not in lost)
-    record = replace(victim.record, resources=left, request=request, token=victim.token)
+    taken_over = (*victim.record.taken_over, *lost)
+    record = replace(victim.record, resources=left, request=request, token=victim.token, taken_over=taken_over)
     return Put(keys.domain(record.domain.uuid), encode_domain(record))

@@ -46,7 +46,8 @@ WEAKENINGS = {
     "RELEASE_EARLY": ("TROUBLES=1",),
     "DISARM_EARLY": ("TROUBLES=1",),
     "YES_WITHOUT_DISK": ("TROUBLES=1",),
-    "DESTINATION_LINGERS": ("TROUBLES=1",),
+    "CLAIM_WITHOUT_RUN": ("TROUBLES=1",),
+    "RESUME_WITHOUT_RUN": ("TROUBLES=1",),
 }
 """Each with the least that it needs to go wrong."""
 

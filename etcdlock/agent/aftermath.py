@@ -94,6 +94,8 @@ class Aftermath:
             is_open = await self._processes.has_open(resident.guest, resources[0])
             was_resting = resident.rests
             resident.rests = is_open or was_resting
+            if is_open:
+                self._ledger.rest(resident.uuid)  # also for whoever lets it run before this has reached etcd
             resident.closed.update(() if is_open else resources)
         if not is_open:
             await self._until_removed(resident)

@@ -210,7 +210,9 @@ class Solo:
     def _was_stopped(self, guest: Guest, status: ExitStatus, /) -> bool:
         """By us or by the guard, because its session could not be proven, or because its lock was taken meanwhile."""
         by_guard = status.signal == signal.SIGKILL and self._enforcer.overdue(guest)
-        return self._enforcer.stopped(guest) or by_guard or self._ledger.holding(self._task.domain.uuid) is None
+        holding = self._ledger.holding(self._task.domain.uuid)
+        has_lost = holding is None or bool(holding.stored.record.taken_over)
+        return self._enforcer.stopped(guest) or by_guard or has_lost
 
     def _until(self) -> float:
         """The one deadline for all that is to be said to etcd at the end."""
