@@ -18,7 +18,7 @@
 #define CLAIM_COMPARES 1
 #endif
 
-#if defined(CLAIM_OF_HELD) || defined(CLAIM_WITHOUT_COMPARE)
+#ifdef CLAIM_WITHOUT_COMPARE
 #define CLAIM_NEEDS_PARKED 0
 #else
 #define CLAIM_NEEDS_PARKED 1

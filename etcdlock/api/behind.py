@@ -53,7 +53,7 @@ class Domains(Protocol):
         """It has migrated away."""
         ...
 
-    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /, *, run: str = "") -> StoredDomain:
         """It migrates in."""
         ...
 

@@ -77,9 +77,9 @@ class AgentClient:
         """On the source: the vCPUs are to run on there."""
         return self._change(uuid, "migration/cancel")
 
-    def incoming(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
-        """On the destination: claim."""
-        return self._change(owner.domain.uuid, "migration/incoming", _wanted(owner, resources))
+    def incoming(self, owner: Owner, resources: Iterable[Resource], /, *, run: str = "") -> Document:
+        """On the destination: claim; `run` as the source's `prepare` has answered."""
+        return self._change(owner.domain.uuid, "migration/incoming", _wanted(owner, resources) | {"run": run})
 
     def incoming_complete(self, uuid: UUID, /) -> Document:
         """On the destination: the vCPUs are about to run."""

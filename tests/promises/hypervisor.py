@@ -34,8 +34,8 @@ class Vm:
     """A guest as its libvirt knows it. `since` is when its vCPUs began to run, None while they stand.
 
     `granted` counts the disks that it has been told it may use; `unasked`: it runs without having been told so;
-    `sent`: all of its memory has gone to another host. `memory`: of which run of its domain its memory is, None while it
-    has none; `stale`: of one that was not the latest when it was let run.
+    `sent`: all of its memory has gone to another host. `memory`: of which run of its domain its memory is, None while
+    it has none; `stale`: of one that was not the latest when it was let run.
     """
 
     owner: Owner

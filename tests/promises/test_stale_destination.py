@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from etcdlock.errors import EtcdlockError, Refused, Superseded
-from etcdlock.model import LockState, Owner, Proof
-from etcdlock.ports import Put, Txn
-from etcdlock.testing import Fault
+from etcdlock.model import LockState, Owner, Proof, Resource
+from etcdlock.ports import Guest, Put, Txn
+from etcdlock.testing import FakeProcesses, Fault
 from tests.api.test_migrations import requests_of
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import Hypervisor, Vm, hypervisor
@@ -132,6 +132,44 @@ def test_a_stop_and_a_resume_are_another_run_however_quick_and_a_repeated_acquir
     play(scenario)
 
 
+class SlowToLook(FakeProcesses):
+    """Its guests' files lie on a server that takes its time."""
+
+    async def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        await asyncio.sleep(0.2)
+        return await super().has_open(guest, resource)
+
+
+def test_a_resume_that_comes_while_it_is_looked_whether_the_guest_has_stopped_is_another_run(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = Hypervisor(world, world.host("a"))
+        a.processes = SlowToLook()
+        await a.bring_up()
+        vm = await a.start(VM, X)
+        first = run_of(a)
+        a.pause(vm)
+        await asyncio.sleep(0.1)
+        await a.resume(vm)
+        assert run_of(a) != first
+
+    play(scenario)
+
+
+def test_a_claim_that_is_undone_leaves_the_run_as_it_was_and_may_be_made_again(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a, b, vm = await pair(world)
+        run, owner = run_of(a), b.prepare(VM, X, Y, incoming=True).owner
+        a.pause(vm)
+        await requests_of(b).incoming(owner, (X, Y))
+        assert run_of(b) != run
+        await requests_of(b).incoming_cancel(VM.uuid)
+        assert run_of(a) == run
+        await requests_of(b).incoming(owner, (X, Y))
+        await requests_of(b).incoming_complete(VM.uuid)
+
+    play(scenario)
+
+
 def test_what_lets_nobody_run_leaves_the_run_as_it_was(play: Play) -> None:
     async def scenario(world: World) -> None:
         a = await hypervisor(world, "a")
@@ -231,6 +269,10 @@ async def robbed(world: World, a: Hypervisor, *, by: Hypervisor) -> Vm:
     return thief
 
 
+def was_killed(vm: Vm) -> bool:
+    return vm.guest.killed_at is not None
+
+
 @pytest.mark.parametrize("agent", ["joins anew", "is started again"])
 @pytest.mark.parametrize("rests", [False, True], ids=["runs", "rests"])
 def test_a_guest_that_has_lost_a_disk_is_killed_though_the_disk_is_free_again(
@@ -242,14 +284,14 @@ def test_a_guest_that_has_lost_a_disk_is_killed_though_the_disk_is_free_again(
             a.pause(vm)
             await asyncio.sleep(0.1)
         await robbed(world, a, by=b)
-        assert vm.guest.killed_at is None
+        assert not was_killed(vm)
         if agent == "is started again":
             a.kill_agent()
             a.host.store.mend()
             await a.bring_up()
         a.host.store.mend()
         await asyncio.sleep(5.0)
-        assert vm.guest.killed_at is not None
+        assert was_killed(vm)
         await asyncio.sleep(2.0)
         assert not world.etcd.contents(KEYS.domains)
         await b.start(VM, X, Y)
