@@ -92,6 +92,7 @@ class HostProcesses:
         self._arrives = arrives
         self._look = look or has_open
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guest-files")
+        self._mark_threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guest-marks")
 
     def attach(self, pid: int, /) -> FoundGuest:
         """The process that has this pid now. Raises `NoSuchGuest`."""
@@ -99,6 +100,13 @@ class HostProcesses:
         pidfd = table.open_pidfd(process.name) if process is not None and process.alive else None
         if process is None or pidfd is None:
             raise NoSuchGuest(f"there is no process {pid} on this host")
+        return self._found(process, pidfd)
+
+    def _found(self, process: table.Process, pidfd: int, /) -> FoundGuest:
+        from etcdlock.adapters.gated import GatedGuest, is_gated  # which is made of what is here
+
+        if is_gated(process):
+            return GatedGuest(process.name, pidfd, threads=self._mark_threads)
         return FoundGuest(process.name, pidfd)
 
     async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
