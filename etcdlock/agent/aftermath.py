@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from etcdlock.agent.context import Context
+from etcdlock.agent.endings import Endings
 from etcdlock.agent.host_ledger import HostLedger
 from etcdlock.agent.residents import Resident, Residents
 from etcdlock.errors import EtcdlockError, Superseded
@@ -30,12 +31,20 @@ class Aftermath:
     """Works while it is open, in the task group that it is given."""
 
     def __init__(
-        self, context: Context, /, *, ledger: HostLedger, residents: Residents, processes: Processes
+        self,
+        context: Context,
+        /,
+        *,
+        ledger: HostLedger,
+        residents: Residents,
+        processes: Processes,
+        endings: Endings,
     ) -> None:
         self._context = context
         self._ledger = ledger
         self._residents = residents
         self._processes = processes
+        self._endings = endings
         self._parts: asyncio.TaskGroup | None = None
         self._following: set[asyncio.Task[None]] = set()
 
@@ -128,6 +137,7 @@ class Aftermath:
         """Wait for the guest's end, then give back what it held."""
         await resident.guest.gone()
         resident.gone = True
+        self._endings.remember(resident)
         note("guest_gone", domain=resident.owner.domain, pid=resident.guest.pid)
         async with resident.turn:
             while not await self._done(

@@ -22,6 +22,7 @@ from uuid import UUID
 from etcdlock.agent.aftermath import Aftermath
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
+from etcdlock.agent.endings import Endings
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.host_ledger import HostLedger
 from etcdlock.agent.judging import named, same
@@ -79,7 +80,10 @@ class HostAgent:
         self.ledger = HostLedger(ledger_context, member=self.member, guard=both)
         self._observer = Observer(context)
         self._residents = Residents(processes)
-        self._after = Aftermath(context, ledger=self.ledger, residents=self._residents, processes=processes)
+        self.endings = Endings(self._enforcer, self.ledger)
+        self._after = Aftermath(
+            context, ledger=self.ledger, residents=self._residents, processes=processes, endings=self.endings
+        )
         self.sightings = Sightings(ledger_context, begin=self._after.begin)
         self._carrying: list[asyncio.Task[None] | None] = []
         self._taking = 0
