@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     api_socket: str = Field(default="", description="where the agent listens for programs")
     api_group: str = Field(default="", description="the group whose members may look through the agent's API")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
+    via: Literal["auto", "agent", "own"] = Field(default="auto", description="whether commands go through the agent")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
 
@@ -121,6 +122,12 @@ class Settings(BaseSettings):
     def api_path(self) -> str:
         """Where the agent's API is."""
         return self.api_socket or f"{self.run_folder}/agent.sock"
+
+    @property
+    def api_paths(self) -> tuple[str, ...]:
+        """Where an agent's API may be looked through: one's own, and where nothing else was said the system's."""
+        system = f"{Settings.model_fields['run_folder'].default}/agent.sock"
+        return tuple(dict.fromkeys((self.api_path, *(() if self.api_socket else (system,)))))
 
     def password(self) -> str:
         """The password from its file, without the line end. Raises `InvalidSetting`."""
