@@ -56,12 +56,14 @@ class Task:
 class Ending:
     """How it ended: the command's status, and whether etcdlock stopped it.
 
-    `released` says that etcd knows: the locks are free, or there is the proof that lets others take them at once.
+    `released` says that etcd knows: the locks are free, or there is the proof that lets others take them at once;
+    `in_doubt`, that it was killed and nobody can tell whether etcdlock did it.
     """
 
     status: ExitStatus
     stopped: bool
     released: bool
+    in_doubt: bool = False
 
 
 class Solo:
