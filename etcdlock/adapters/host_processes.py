@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from etcdlock.errors import NoSuchGuest
@@ -21,6 +22,7 @@ from etcdlock.ports import ExitStatus, Guest
 
 _THREADS = 8
 _LOOK_WITHIN_SECONDS = 1.0
+_MOST_LOOKS = 10
 
 
 class FoundGuest:
@@ -140,19 +142,33 @@ def has_open(pid: int, resource: Resource, /) -> bool:
     Told by file system and inode, or by device number, since libvirt may show a guest its devices under names of its
     own. A resource known only by a digest is compared by the digest of the descriptors' paths. Where neither can be
     said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
+
+    QEMU opens an image anew and closes the old descriptor when its rights change, as at the end of a migration. So
+    "not open" is said only of descriptors that stayed the same while they were looked at.
     """
-    try:
-        links = list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False  # it is gone
-    if resource.path:
-        return any(_same_file(link, resource.path) for link in links)
-    if len(resource.name) != hashlib.sha256().digest_size * 2:
+    if not resource.path and len(resource.name) != hashlib.sha256().digest_size * 2:
         return True
-    return any(_digest(link) == resource.name for link in links)
+    means = partial(_same_file, path=resource.path) if resource.path else partial(_has_digest, digest=resource.name)
+    before = _descriptors(pid)
+    for _ in range(_MOST_LOOKS):
+        if any(means(link) for link in before):
+            return True
+        after = _descriptors(pid)
+        if after == before:
+            return False
+        before = after
+    return True
 
 
-def _same_file(link: Path, path: str) -> bool:
+def _descriptors(pid: int, /) -> dict[Path, str]:
+    """All of a process and where each leads; none if it is gone."""
+    try:
+        return {link: _target(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return {}
+
+
+def _same_file(link: Path, *, path: str) -> bool:
     try:
         opened, named = link.stat(), Path(path).stat()
     except OSError:
@@ -162,8 +178,8 @@ def _same_file(link: Path, path: str) -> bool:
     return os.path.samestat(opened, named)
 
 
-def _digest(link: Path) -> str:
-    return hashlib.sha256(os.fsencode(_target(link))).hexdigest()
+def _has_digest(link: Path, *, digest: str) -> bool:
+    return hashlib.sha256(os.fsencode(_target(link))).hexdigest() == digest
 
 
 def _target(link: Path) -> str:
