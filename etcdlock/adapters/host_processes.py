@@ -12,17 +12,32 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from etcdlock.errors import NoSuchGuest
 from etcdlock.guard import table
+from etcdlock.journal import note
 from etcdlock.model import DomainId, Resource
 from etcdlock.ports import ExitStatus, Guest
 
 _THREADS = 8
 _LOOK_WITHIN_SECONDS = 1.0
 _MOST_LOOKS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """Where a descriptor leads: its name, its number if it is a device, its file system and inode."""
+
+    target: str
+    device: int
+    file_system: int
+    inode: int
+
+
+_Descriptors = dict[str, _Opened]
 
 
 class FoundGuest:
@@ -148,42 +163,53 @@ def has_open(pid: int, resource: Resource, /) -> bool:
     """
     if not resource.path and len(resource.name) != hashlib.sha256().digest_size * 2:
         return True
-    means = partial(_same_file, path=resource.path) if resource.path else partial(_has_digest, digest=resource.name)
-    before = _descriptors(pid)
+    means = partial(_is_file, path=resource.path) if resource.path else partial(_has_digest, digest=resource.name)
+    before: _Descriptors | None = None
     for _ in range(_MOST_LOOKS):
-        if any(means(link) for link in before):
+        now = _descriptors(pid)
+        if now is not None and any(map(means, now.values())):
             return True
-        after = _descriptors(pid)
-        if after == before:
+        if now is not None and now == before:
             return False
-        before = after
+        before = now
     return True
 
 
-def _descriptors(pid: int, /) -> dict[Path, str]:
-    """All of a process and where each leads; none if it is gone."""
+def _descriptors(pid: int, /) -> _Descriptors | None:
+    """All of a process, with the file that each led to when it was looked at; None if one went away meanwhile."""
     try:
-        return {link: _target(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        return {link.name: _opened(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except FileNotFoundError:
+        return None if Path(f"/proc/{pid}/fd").exists() else {}
     except OSError:
-        return {}
+        return {}  # it is gone
 
 
-def _same_file(link: Path, *, path: str) -> bool:
+def _opened(link: Path, /) -> _Opened:
     try:
-        opened, named = link.stat(), Path(path).stat()
-    except OSError:
-        return _target(link) == path
-    if opened.st_rdev or named.st_rdev:
-        return opened.st_rdev == named.st_rdev
-    return os.path.samestat(opened, named)
+        return _Opened(str(link.readlink()), *_identity(link))
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # of a server that answers no more, say: then its name is all there is
+        note("not_looked_at", link=link, error=error)
+        return _Opened(str(link.readlink()), 0, 0, 0)
 
 
-def _has_digest(link: Path, *, digest: str) -> bool:
-    return hashlib.sha256(os.fsencode(_target(link))).hexdigest() == digest
+def _identity(path: Path, /) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_rdev, found.st_dev, found.st_ino
 
 
-def _target(link: Path) -> str:
+def _is_file(opened: _Opened, *, path: str) -> bool:
+    """By device number, or by file system and inode; a file that has no name any more has the one that it had."""
     try:
-        return str(link.readlink())
+        device, *file = _identity(Path(path))
     except OSError:
-        return ""
+        return opened.target == path
+    if opened.device or device:
+        return opened.device == device
+    return [opened.file_system, opened.inode] == file
+
+
+def _has_digest(opened: _Opened, *, digest: str) -> bool:
+    return hashlib.sha256(os.fsencode(opened.target)).hexdigest() == digest

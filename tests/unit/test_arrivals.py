@@ -119,5 +119,20 @@ def test_a_file_that_is_opened_anew_again_and_again_never_looks_closed(tmp_path:
             process.kill()
 
 
-def test_a_file_that_is_closed_looks_closed() -> None:
-    assert not has_open(os.getpid(), Resource("path", __file__, Mode.EXCLUSIVE, __file__))
+def test_a_file_that_is_closed_looks_closed(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    disk = Resource("path", str(image), Mode.EXCLUSIVE, str(image))
+    program = "import sys; file = open(sys.argv[1]); print(); input(); file.close(); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", program, str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert has_open(process.pid, disk)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert not has_open(process.pid, disk)
+        process.kill()
