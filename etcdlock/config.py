@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
     watchdog: Literal["off", "automatic", "required"] = Field(default="off", description="whether the agent has one")
     watchdog_device: str = Field(default="/dev/watchdog", description="the host's watchdog device")
+    via: Literal["auto", "agent", "own"] = Field(default="auto", description="whether commands go through the agent")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
 
@@ -136,6 +137,12 @@ class Settings(BaseSettings):
     def api_path(self) -> str:
         """Where the agent's API is."""
         return self.api_socket or f"{self.run_folder}/agent.sock"
+
+    @property
+    def api_paths(self) -> tuple[str, ...]:
+        """Where an agent's API may be looked through: one's own, and where nothing else was said the system's."""
+        system = f"{Settings.model_fields['run_folder'].default}/agent.sock"
+        return tuple(dict.fromkeys((self.api_path, *(() if self.api_socket else (system,)))))
 
     def password(self) -> str:
         """The password from its file, without the line end. Raises `InvalidSetting`."""

@@ -28,6 +28,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     ├── CorruptRecord           a record in etcd cannot be read
     │   └── NewerFormat         … because a later version of etcdlock wrote it
     ├── Unreachable             no etcd answered and nothing was sent: nothing was done
+    │   └── NoAgent             … because this host's agent was asked, and none listens
     ├── OutcomeUnknown          it was sent and may have been done, now or some seconds from now
     ├── SessionLost             the session can no longer be proven: nothing may run under it
     │   └── GuardLost           … because there is no guard that would stop it
@@ -171,6 +172,10 @@ class NewerFormat(CorruptRecord):
 
 class Unreachable(EtcdlockError):
     """No etcd answered and nothing was sent, or a read failed: nothing was done."""
+
+
+class NoAgent(Unreachable):
+    """No agent of this host listens: nothing was done."""
 
 
 class OutcomeUnknown(EtcdlockError):

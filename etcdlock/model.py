@@ -118,6 +118,10 @@ class DomainRecord:
 
     `request` is the random id of the transition that wrote the record. `token` is None in the record that the token's
     own transition wrote: there it is the key's `mod_revision`. pid and pid_start are 0 while no process is known.
+
+    `run` is the `request` of the transition that last let a guest run, whatever has been written since: what a guest of
+    another run has in memory is out of date. `taken_over` are the resources that others took out of this record with a
+    proof: a guest that held them does not run on. Records of earlier versions have neither.
     """
 
     domain: DomainId
@@ -130,6 +134,8 @@ class DomainRecord:
     request: str
     token: int | None
     since: str
+    run: str = ""
+    taken_over: tuple[Resource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ def decode_obituary(stored: KeyValue, /) -> Obituary:
 def encode_domain(record: DomainRecord, /) -> bytes:
     """Value of a domain's lock."""
     token = {} if record.token is None else {"token": record.token}
+    run = {"run": record.run} if record.run else {}
+    taken_over = {"taken_over": [_resource(item) for item in record.taken_over]} if record.taken_over else {}
     return _encode(
         host=record.owner.host,
         session=record.owner.session,
@@ -186,6 +188,8 @@ def encode_domain(record: DomainRecord, /) -> bytes:
         request=record.request,
         since=record.since,
         **token,
+        **run,
+        **taken_over,
     )
 
 
@@ -206,6 +210,8 @@ def decode_domain(stored: KeyValue, /) -> StoredDomain:
         request=fields.text("request"),
         token=fields.number("token") if "token" in fields.values else None,
         since=fields.text("since"),
+        run=fields.text("run") if "run" in fields.values else "",
+        taken_over=tuple(map(_read_resource, fields.each("taken_over") if "taken_over" in fields.values else ())),
     )
     return StoredDomain(record, stored.mod_revision)
 

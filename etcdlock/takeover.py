@@ -6,7 +6,8 @@ runs it without a word to anybody. What was read only proposes; the transaction 
 again, so nothing that changed in between is taken.
 
 All that is wanted is taken in one transaction: the domain itself, free resources, and resources of any number of dead
-domains, whose own records are rewritten without them.
+domains, whose own records are rewritten without them. What they lost stays on record there: should a guest of theirs
+have been frozen, or its memory be on its way to another host, it must not go on, though all of it came free again.
 """
 
 from __future__ import annotations
@@ -126,18 +127,6 @@ def _blocker(stored: StoredDomain, resource: Resource | None, evidence: Evidence
     )
 
 
-TAKEN_FROM = "taken-from-"
-"""Begins the request of a record that a takeover has left behind without some of its resources."""
-
-
-def was_taken_from(record: DomainRecord, /) -> bool:
-    """Whether another domain has taken resources of this one, whose session had been proven dead.
-
-    Nothing that had them open may run on, whatever becomes of the rest: its owner gives that back, and acquires anew.
-    """
-    return record.request.startswith(TAKEN_FROM)
-
-
 def take_over(
     keys: Keyspace,
     session: Session,
@@ -211,11 +200,10 @@ def _seize(
     domain = record.domain
     victims = [evidence.domains[item] for item in sorted(obstacles.owners - {domain.uuid})]
     lost = [_lost_by(victim, taken) for victim in victims]
-    rewritten = TAKEN_FROM + victim_request
     writes: list[Op] = [
         put_domain(keys, record),
         *put_resources(keys, domain, taken),
-        *(_without(keys, victim, gone, request=rewritten) for victim, gone in zip(victims, lost, strict=True)),
+        *(_without(keys, victim, gone, request=victim_request) for victim, gone in zip(victims, lost, strict=True)),
     ]
     written = {write.key for write in writes if isinstance(write, Put)}
     theirs = {
@@ -252,5 +240,6 @@ def _lost_by(victim: StoredDomain, taken: tuple[Resource, ...]) -> tuple[Resourc
 
 def _without(keys: Keyspace, victim: StoredDomain, lost: tuple[Resource, ...], /, *, request: str) -> Put:
     left = tuple(resource for resource in victim.record.resources if resource not in lost)
-    record = replace(victim.record, resources=left, request=request, token=victim.token)
+    taken_over = (*victim.record.taken_over, *lost)
+    record = replace(victim.record, resources=left, request=request, token=victim.token, taken_over=taken_over)
     return Put(keys.domain(record.domain.uuid), encode_domain(record))

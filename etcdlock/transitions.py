@@ -7,6 +7,8 @@ Guaranteed by what is compared:
 - Whatever rewrites a domain compares the domain's `mod_revision`: of claim, unpark, re-join and takeover exactly one
   wins.
 - A resource's key names a domain if and only if that domain's record lists it: both are always written together.
+- A record's `run` changes with every transition that lets a guest run (acquire, takeover, claim, unpark) and with no
+  other; undoing a claim brings its source's back. So it tells of which run of the domain a guest's memory is.
 
 Not decided here: what an answer means (`outcomes`) and when to send (`agent`). No clock is read.
 """
@@ -67,6 +69,7 @@ class Wanted:
             request=self.request,
             token=None,
             since=self.since,
+            run=self.request,
         )
 
 
@@ -272,8 +275,9 @@ def park(keys: Keyspace, session: Session, stored: StoredDomain, /, *, request: 
 
 
 def unpark(keys: Keyspace, session: Session, stored: StoredDomain, /, *, request: str) -> Transition:
-    """The guest's vCPUs are about to run again here."""
-    return _rewrite(keys, session, stored, _carried(stored, request=request, state=LockState.HELD))
+    """The guest's vCPUs are about to run again here: another run, also where etcd was never told that they stopped."""
+    after = replace(_carried(stored, request=request, state=LockState.HELD), run=request)
+    return _rewrite(keys, session, stored, after)
 
 
 def claim(keys: Keyspace, session: Session, stored: StoredDomain, wanted: Wanted, /) -> Transition:
@@ -292,12 +296,13 @@ def hand_back(
 ) -> Transition:
     """Undo a claim: the domain is its source's again, parked, with the token it had there. What was added is given up.
 
-    Only for a claim whose guest was never let run: then the source's memory is still the latest.
+    Only for a claim whose guest was never let run: then the source's memory is still the latest, and so is its run.
     """
     before, uuid = source.record, stored.record.domain.uuid
     kept = tuple(resource for resource in before.resources if resource in stored.record.resources)
     added = (resource for resource in stored.record.resources if resource not in kept)
-    after = replace(before, resources=kept, request=request, token=source.token)
+    taken_over = tuple(resource for resource in stored.record.taken_over if resource in before.resources)
+    after = replace(before, resources=kept, request=request, token=source.token, taken_over=taken_over)
     deletes = (Delete(KeyRange(keys.resource(resource, uuid=uuid))) for resource in added)
     return replace(_rewrite(keys, session, stored, after, *deletes), source=source)
 

@@ -45,6 +45,9 @@
 #define may_write(h) (writes(h) || host[h].guest == STOPPED)
 #define rests_at(h)  (host[h].guest == STOPPED || host[h].guest == SENT)
 #define starts_at(h) (host[h].guest == WAITING || host[h].guest == READY)
+#define resumes_at(h) (rests_at(h) || (host[h].guest == RUNNING && host[h].rests))
+/* A guest that migrates in claims, or nothing. */
+#define acquires_at(h) (host[h].guest == WAITING || (host[h].guest == READY && !CLAIM_NEEDS_RUN))
 
 /* A lock, and what an agent believes of it. */
 #define FREE   0
@@ -81,6 +84,9 @@ typedef Host {
     unsigned belief : 2;        /* FREE: holds nothing */
     unsigned under : 2;         /* the session that the record names, as the agent believes */
     unsigned source : 2;        /* of a claim that nobody was told of: the peer's session that had the lock */
+    unsigned run_now : 1;       /* the record's run is the one that was noted when the guest began to migrate in … */
+    unsigned run_then : 1;      /* … or will be once a claim is undone */
+    unsigned anew : 1;          /* a run was written since the vCPUs stopped */
     unsigned kind : 4;          /* the transaction waited for */
     unsigned by : 2;            /* … the session that sent it */
     unsigned fresh : 1;
@@ -173,6 +179,26 @@ inline rewritten(d) {
     i = 0
 }
 
+/* Another run is written: whatever was noted before is not the latest any more. A claim's may yet be undone. */
+inline another_run(d, is_claim) {
+    if
+    :: d == 0 ->
+        for (i : 0 .. 1) {
+            host[i].run_then = (is_claim -> host[i].run_now : 0);
+            host[i].run_now = 0
+        }
+        i = 0
+    :: else
+    fi
+}
+
+inline earlier_run() {
+    for (i : 0 .. 1) {
+        host[i].run_now = host[i].run_then; host[i].run_then = 0
+    }
+    i = 0
+}
+
 inline own_it(h, slot_, state_, new_token) {
     if
     :: migrates(h) -> by_proof = 0
@@ -219,6 +245,7 @@ inline begin_epoch(h, s) {
 inline hand_it_back(h) {
     mine.state = PARKED; mine.owner = peer(h); mine.raised = 0;
     mine.under = (me.source != NOBODY -> me.source : host[peer(h)].now);
+    earlier_run();
     rewritten(domain_of(h))
 }
 
@@ -227,14 +254,14 @@ inline commit(h, kind_, by_, fresh_, epoch_) {
     q = fresh_ || !compares_domain(kind_);
     if
     :: kind_ == BARRIER -> begin_epoch(h, by_)
-    :: kind_ == ACQUIRE && o && mine.state == FREE && (!disk_taken || !ACQUIRE_COMPARES_DISK) -> own_it(h, by_, HELD, 1)
-    :: kind_ == TAKE && o && q && (may_take || !TAKE_COMPARES) -> take_it(h, by_)
-    :: kind_ == CLAIM && o && q && (mine.state == PARKED || !CLAIM_NEEDS_PARKED) -> own_it(h, by_, HELD, CLAIM_RAISES)
+    :: kind_ == ACQUIRE && o && mine.state == FREE && (!disk_taken || !ACQUIRE_COMPARES_DISK) -> own_it(h, by_, HELD, 1); another_run(domain_of(h), 0)
+    :: kind_ == TAKE && o && q && (may_take || !TAKE_COMPARES) -> take_it(h, by_); another_run(domain_of(h), 0)
+    :: kind_ == CLAIM && o && q && (mine.state == PARKED || !CLAIM_NEEDS_PARKED) -> own_it(h, by_, HELD, CLAIM_RAISES); another_run(domain_of(h), 1)
     :: kind_ == PARK && o && q -> mine.state = PARKED; rewritten(domain_of(h))
-    :: kind_ == UNPARK && o && q -> own_it(h, by_, HELD, 0)
+    :: kind_ == UNPARK && o && q -> own_it(h, by_, HELD, 0); another_run(domain_of(h), 0); me.anew = rests_at(h) || me.guest == RUNNING
     :: kind_ == REJOIN && o && q && !REJOIN_COMPARES -> own_it(h, by_, me.belief, 0)
     :: kind_ == REJOIN && o && q && REJOIN_COMPARES -> mine.under = by_; rewritten(domain_of(h))
-    :: kind_ == RELEASE && o && q -> free(domain_of(h)); rewritten(domain_of(h))
+    :: kind_ == RELEASE && o && q -> free(domain_of(h)); rewritten(domain_of(h)); another_run(domain_of(h), 0)
     :: kind_ == HAND_BACK && o && q && (me.source != NOBODY || !HAND_BACK_COMPARES) -> hand_it_back(h)
     :: else
     fi
@@ -289,15 +316,11 @@ inline tell_yes(h) {
     mine.raised = 0;
     last_told = h;
     ARM_AT_YES(h);
-    if
-    :: DESTINATION_ENDS && migrates(h) && (host[peer(h)].guest == READY) -> end_guest(peer(h))
-    :: else
-    fi;
-    me.guest = RUNNING; me.rests = 0; me.source = NOBODY
+    me.guest = RUNNING; me.rests = 0; me.anew = 0; me.run_now = 0; me.run_then = 0; me.source = NOBODY
 }
 
 inline end_guest(x) {
-    host[x].guest = GONE; host[x].armed = NOBODY
+    host[x].guest = GONE; host[x].armed = NOBODY; host[x].run_now = 0; host[x].run_then = 0; host[x].anew = 0
 }
 
 inline join_anew(h) {
@@ -320,11 +343,12 @@ proctype agent_and_guest(byte h) {
     /* the guest */
     :: d_step { me.guest == GONE && me.agent == IDLE && me.belief == FREE -> printf("host %d: starts a guest\n", h); me.guest = WAITING }
     :: d_step { migrates(h) && me.guest == GONE && me.agent == IDLE && me.belief == FREE &&
-        (host[peer(h)].guest == RUNNING || host[peer(h)].guest == STOPPED) -> printf("host %d: starts a guest that migrates in\n", h); me.guest = INCOMING }
-    :: d_step { me.guest == RUNNING -> printf("host %d: its guest's vCPUs stop\n", h); me.guest = STOPPED; me.rests = (me.agent != DOWN); DISARM_AT_REST(h) }
+        (host[peer(h)].guest == RUNNING || host[peer(h)].guest == STOPPED) -> printf("host %d: starts a guest that migrates in\n", h);
+        me.guest = INCOMING; me.run_now = (mine.state != FREE); me.run_then = 0 }
+    :: d_step { me.guest == RUNNING -> printf("host %d: its guest's vCPUs stop\n", h); me.guest = STOPPED; me.rests = (me.agent != DOWN); me.anew = 0; DISARM_AT_REST(h) }
     :: d_step { me.guest == STOPPED -> printf("host %d: its guest runs on unasked\n", h); me.guest = RUNNING }                     /* unasked */
     :: d_step { migrates(h) && me.guest == STOPPED && host[peer(h)].guest == INCOMING -> printf("host %d: its guest has sent all memory\n", h);
-        me.guest = SENT; host[peer(h)].guest = READY }
+        me.guest = SENT; me.anew = 0; host[peer(h)].guest = READY }
     :: d_step { me.guest == RUNNING -> printf("host %d: its guest is killed\n", h); me.guest = DYING; DISARM_AT_KILL(h) }
     :: d_step { me.guest != GONE && me.guest != RUNNING -> printf("host %d: its guest is gone\n", h); end_guest(h) }
 
@@ -335,21 +359,21 @@ proctype agent_and_guest(byte h) {
     :: d_step { may_bury(h, 1) -> printf("host %d: obituary of its session 1\n", h); bury(h, 1) }
 
     /* taking */
-    :: d_step { free_to_act && starts_at(h) && me.belief == FREE && mine.state == FREE && !disk_taken -> printf("host %d: sends acquire\n", h); ask(h, ACQUIRE) }
-    :: d_step { free_to_act && starts_at(h) && me.belief == FREE && in_the_way && may_take -> printf("host %d: sends takeover\n", h); ask(h, TAKE) }
+    :: d_step { free_to_act && acquires_at(h) && me.belief == FREE && mine.state == FREE && !disk_taken -> printf("host %d: sends acquire\n", h); ask(h, ACQUIRE) }
+    :: d_step { free_to_act && acquires_at(h) && me.belief == FREE && in_the_way && may_take -> printf("host %d: sends takeover\n", h); ask(h, TAKE) }
     :: d_step { free_to_act && migrates(h) && (me.guest == READY || (me.guest == INCOMING && CLAIMS_EARLY)) &&
         me.belief == FREE && (mine.state == PARKED || (mine.state == HELD && !CLAIM_NEEDS_PARKED)) &&
-        mine.owner == peer(h) -> printf("host %d: sends claim\n", h); ask(h, CLAIM); me.source = mine.under }
+        mine.owner == peer(h) && (me.run_now || !CLAIM_NEEDS_RUN) -> printf("host %d: sends claim\n", h); ask(h, CLAIM); me.source = mine.under }
     :: d_step { (me.agent == ASKING || me.agent == ANSWERED) && starts_at(h) && me.kind <= CLAIM && me.kind != NONE &&
         me.armed != me.by && !dead(h, me.by) -> printf("host %d: arms its guest\n", h); me.armed = me.by }
     :: d_step { me.agent == IDLE && (holds_now || (me.belief != FREE && ARMS_BEFORE_REJOIN)) && me.guest != GONE &&
         me.armed != me.now && !dead(h, me.now) && MAY_ARM(h) -> printf("host %d: arms its guest under its latest session\n", h); me.armed = me.now }
     :: d_step { me.agent == IDLE && holds_now && me.belief == HELD && YES_ALLOWED(h) && (mine.disk || !names_me || !YES_NEEDS_DISK) &&
-        (starts_at(h) || rests_at(h) || (me.guest == INCOMING && CLAIMS_EARLY) || (me.guest == RUNNING && me.rests)) -> printf("host %d: says yes: its guest runs\n", h); tell_yes(h) }
+        (starts_at(h) || (me.guest == INCOMING && CLAIMS_EARLY) || (resumes_at(h) && (me.anew || !RESUME_WRITES))) -> printf("host %d: says yes: its guest runs\n", h); tell_yes(h) }
 
     /* going on, and giving back */
     :: d_step { free_to_act && holds_now && me.belief == HELD && me.rests && names_me -> printf("host %d: sends park\n", h); ask(h, PARK) }
-    :: d_step { free_to_act && holds_now && me.belief == PARKED && names_me &&
+    :: d_step { free_to_act && holds_now && names_me && (me.belief == PARKED || (me.belief == HELD && !me.anew && resumes_at(h))) &&
         (rests_at(h) || me.guest == RUNNING) -> printf("host %d: sends unpark\n", h); ask(h, UNPARK) }
     :: d_step { free_to_act && me.belief != FREE && me.under != me.now && names_me && mine.under == me.under -> printf("host %d: sends re-join\n", h); ask(h, REJOIN) }
     :: d_step { free_to_act && holds_now && me.source == NOBODY && names_me && RELEASABLE(h) -> printf("host %d: sends release\n", h); ask(h, RELEASE) }

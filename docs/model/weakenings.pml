@@ -18,7 +18,7 @@
 #define CLAIM_COMPARES 1
 #endif
 
-#if defined(CLAIM_OF_HELD) || defined(CLAIM_WITHOUT_COMPARE)
+#ifdef CLAIM_WITHOUT_COMPARE
 #define CLAIM_NEEDS_PARKED 0
 #else
 #define CLAIM_NEEDS_PARKED 1
@@ -132,10 +132,16 @@
 #define CLAIMS_EARLY 0
 #endif
 
-#ifdef DESTINATION_LINGERS
-#define DESTINATION_ENDS 0
+#ifdef CLAIM_WITHOUT_RUN
+#define CLAIM_NEEDS_RUN 0
 #else
-#define DESTINATION_ENDS 1
+#define CLAIM_NEEDS_RUN 1
+#endif
+
+#ifdef RESUME_WITHOUT_RUN
+#define RESUME_WRITES 0
+#else
+#define RESUME_WRITES 1
 #endif
 
 #ifdef YES_WITHOUT_DISK

@@ -12,16 +12,33 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from etcdlock.errors import NoSuchGuest
 from etcdlock.guard import table
 from etcdlock.guard.stillness import Stillness
+from etcdlock.journal import note
 from etcdlock.model import DomainId, Resource
 from etcdlock.ports import ExitStatus, Guest
 
 _THREADS = 8
 _LOOK_WITHIN_SECONDS = 1.0
+_MOST_LOOKS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """Where a descriptor leads: its name, its number if it is a device, its file system and inode."""
+
+    target: str
+    device: int
+    file_system: int
+    inode: int
+
+
+_Descriptors = dict[str, _Opened]
 
 
 class FoundGuest:
@@ -114,6 +131,7 @@ class HostProcesses:
         self._arrives = arrives
         self._look = look or has_open
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guest-files")
+        self._mark_threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="guest-marks")
 
     def attach(self, pid: int, /) -> FoundGuest:
         """The process that has this pid now. Raises `NoSuchGuest`."""
@@ -121,6 +139,13 @@ class HostProcesses:
         pidfd = table.open_pidfd(process.name) if process is not None and process.alive else None
         if process is None or pidfd is None:
             raise NoSuchGuest(f"there is no process {pid} on this host")
+        return self._found(process, pidfd)
+
+    def _found(self, process: table.Process, pidfd: int, /) -> FoundGuest:
+        from etcdlock.adapters.gated import GatedGuest, is_gated  # which is made of what is here
+
+        if is_gated(process):
+            return GatedGuest(process.name, pidfd, threads=self._mark_threads)
         return FoundGuest(process.name, pidfd)
 
     async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
@@ -154,34 +179,59 @@ def has_open(pid: int, resource: Resource, /) -> bool:
     Told by file system and inode, or by device number, since libvirt may show a guest its devices under names of its
     own. A resource known only by a digest is compared by the digest of the descriptors' paths. Where neither can be
     said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
+
+    QEMU opens an image anew and closes the old descriptor when its rights change, as at the end of a migration. So
+    "not open" is said only of descriptors that stayed the same while they were looked at.
     """
-    try:
-        links = list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False  # it is gone
-    if resource.path:
-        return any(_same_file(link, resource.path) for link in links)
-    if len(resource.name) != hashlib.sha256().digest_size * 2:
+    if not resource.path and len(resource.name) != hashlib.sha256().digest_size * 2:
         return True
-    return any(_digest(link) == resource.name for link in links)
+    means = partial(_is_file, path=resource.path) if resource.path else partial(_has_digest, digest=resource.name)
+    before: _Descriptors | None = None
+    for _ in range(_MOST_LOOKS):
+        now = _descriptors(pid)
+        if now is not None and any(map(means, now.values())):
+            return True
+        if now is not None and now == before:
+            return False
+        before = now
+    return True
 
 
-def _same_file(link: Path, path: str) -> bool:
+def _descriptors(pid: int, /) -> _Descriptors | None:
+    """All of a process, with the file that each led to when it was looked at; None if one went away meanwhile."""
     try:
-        opened, named = link.stat(), Path(path).stat()
+        return {link.name: _opened(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except FileNotFoundError:
+        return None if Path(f"/proc/{pid}/fd").exists() else {}
     except OSError:
-        return _target(link) == path
-    if opened.st_rdev or named.st_rdev:
-        return opened.st_rdev == named.st_rdev
-    return os.path.samestat(opened, named)
+        return {}  # it is gone
 
 
-def _digest(link: Path) -> str:
-    return hashlib.sha256(os.fsencode(_target(link))).hexdigest()
-
-
-def _target(link: Path) -> str:
+def _opened(link: Path, /) -> _Opened:
     try:
-        return str(link.readlink())
+        return _Opened(str(link.readlink()), *_identity(link))
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # of a server that answers no more, say: then its name is all there is
+        note("not_looked_at", link=link, error=error)
+        return _Opened(str(link.readlink()), 0, 0, 0)
+
+
+def _identity(path: Path, /) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_rdev, found.st_dev, found.st_ino
+
+
+def _is_file(opened: _Opened, *, path: str) -> bool:
+    """By device number, or by file system and inode; a file that has no name any more has the one that it had."""
+    try:
+        device, *file = _identity(Path(path))
     except OSError:
-        return ""
+        return opened.target == path
+    if opened.device or device:
+        return opened.device == device
+    return [opened.file_system, opened.inode] == file
+
+
+def _has_digest(opened: _Opened, *, digest: str) -> bool:
+    return hashlib.sha256(os.fsencode(opened.target)).hexdigest() == digest

@@ -19,6 +19,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID = Path("/etc/machine-id")
 _PRODUCT_UUID = Path("/sys/class/dmi/id/product_uuid")
 
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+
 _ID = re.compile("[0-9a-f]{32}")
 _REPEATED = re.compile(r"(..)\1*")
 """One byte over and over: what a vendor leaves who sets nothing."""
@@ -51,6 +53,11 @@ def read_machine(
 def default_host_id() -> str:
     """The host's own name, without its domain."""
     return socket.gethostname().partition(".")[0]
+
+
+def pid_namespace() -> str:
+    """By which numbers this program knows processes: two that have the same one mean the same by a pid."""
+    return str(_PID_NAMESPACE.readlink())
 
 
 def source_address(host: str, *, port: int) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from etcdlock.agent.context import Context
+from etcdlock.agent.endings import Endings
 from etcdlock.agent.host_ledger import HostLedger
 from etcdlock.agent.residents import Resident, Residents
 from etcdlock.errors import EtcdlockError, Superseded
@@ -30,12 +31,20 @@ class Aftermath:
     """Works while it is open, in the task group that it is given."""
 
     def __init__(
-        self, context: Context, /, *, ledger: HostLedger, residents: Residents, processes: Processes
+        self,
+        context: Context,
+        /,
+        *,
+        ledger: HostLedger,
+        residents: Residents,
+        processes: Processes,
+        endings: Endings,
     ) -> None:
         self._context = context
         self._ledger = ledger
         self._residents = residents
         self._processes = processes
+        self._endings = endings
         self._parts: asyncio.TaskGroup | None = None
         self._following: set[asyncio.Task[None]] = set()
 
@@ -94,6 +103,8 @@ class Aftermath:
             is_open = await self._processes.has_open(resident.guest, resources[0])
             was_resting = resident.rests
             resident.rests = is_open or was_resting
+            if is_open:
+                self._ledger.rest(resident.uuid)  # also for whoever lets it run before this has reached etcd
             resident.closed.update(() if is_open else resources)
         if not is_open:
             await self._until_removed(resident)
@@ -126,6 +137,7 @@ class Aftermath:
         """Wait for the guest's end, then give back what it held."""
         await resident.guest.gone()
         resident.gone = True
+        self._endings.remember(resident)
         note("guest_gone", domain=resident.owner.domain, pid=resident.guest.pid)
         async with resident.turn:
             while not await self._done(

@@ -22,13 +22,16 @@ from uuid import UUID
 from etcdlock.agent.aftermath import Aftermath
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
+from etcdlock.agent.endings import Endings
 from etcdlock.agent.enforcer import Enforcer, Together
-from etcdlock.agent.host_ledger import HostLedger, named, same
+from etcdlock.agent.host_ledger import HostLedger
+from etcdlock.agent.judging import named, same
 from etcdlock.agent.member import Member
 from etcdlock.agent.observer import Observer
 from etcdlock.agent.patience import ask_until_answered
 from etcdlock.agent.residents import Asked, Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
+from etcdlock.agent.sightings import Sightings
 from etcdlock.errors import (
     EtcdlockError,
     HeldElsewhere,
@@ -77,7 +80,11 @@ class HostAgent:
         self.ledger = HostLedger(ledger_context, member=self.member, guard=both)
         self._observer = Observer(context)
         self._residents = Residents(processes)
-        self._after = Aftermath(context, ledger=self.ledger, residents=self._residents, processes=processes)
+        self.endings = Endings(self._enforcer, self.ledger)
+        self._after = Aftermath(
+            context, ledger=self.ledger, residents=self._residents, processes=processes, endings=self.endings
+        )
+        self.sightings = Sightings(ledger_context, begin=self._after.begin)
         self._carrying: list[asyncio.Task[None] | None] = []
         self._taking = 0
         self._is_complete = False
@@ -161,6 +168,7 @@ class HostAgent:
     def present(self, owner: Owner, /) -> None:
         """A guest's process has started. Raises `NoSuchGuest`, or `Refused` if the domain has another process here."""
         self._check_ready()
+        self.sightings.note(owner)
         if not self._residents.is_ending(owner):  # else it moves in with its first lock
             self._resident(owner)
 
@@ -216,6 +224,7 @@ class HostAgent:
     def tell(self, resident: Resident, /) -> None:
         """A yes goes out: the guest may run. In its turn."""
         resident.arrives = False
+        self.sightings.forget(resident.owner)
         self.ledger.told(resident.uuid)
         self._after.leave_behind(resident)
 
@@ -233,14 +242,17 @@ class HostAgent:
             pid=guest.pid,
             pid_start=guest.pid_start,
         )
-        migrates = await self._processes.awaits_migration(guest, resident.owner.domain)
-        return await self.ledger.enter(wanted, guest, migrates=migrates, until=until)
+        if not await self._processes.awaits_migration(guest, resident.owner.domain):
+            return await self.ledger.enter(wanted, guest, until=until)
+        run = await self.sightings.run_of(resident.owner)
+        return await self.ledger.claim(wanted, guest, run=run, until=until)
 
     async def _say_no(self, resident: Resident, error: EtcdlockError, /) -> None:
         """What rested rests on, also in etcd; what was claimed goes back; who is silent is watched from now on."""
         if not resident.arrives:  # else that is for whoever has been told that it may arrive
             await self.ledger.hand_back(resident.uuid)
         if resident.rests:
+            self.ledger.rest(resident.uuid)  # what was written for it lets nobody run who asks again
             self._after.rests(resident)
         if isinstance(error, HeldElsewhere):
             silent = (blocker.owner for blocker in error.blockers if not blocker.alive)

@@ -1,5 +1,8 @@
 """The locks of a host's guests: beyond taking and giving back, they grow, shrink, stop, go on, and change hosts.
 
+A destination claims only the run of its domain that it began to take in: each time that a guest is let run, also after
+a stop that etcd was never told of, the record says so.
+
 Guaranteed, besides what `Ledger` guarantees: a change is sent only for a domain that names the session it is sent
 under, and only when every earlier outcome of that domain is known; so nothing is answered with yes while the record may
 name a session whose end might have been proven, or may yet be parked.
@@ -15,28 +18,29 @@ takeover are told apart by what a takeover needs: the obituary of that session.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn
 from uuid import UUID
 
+from etcdlock import transitions
 from etcdlock.agent.context import Context
 from etcdlock.agent.courier import Answer
+from etcdlock.agent.judging import check_up_to_date, is_back, same, superseded
 from etcdlock.agent.ledger import MOST_ATTEMPTS, Holding, Ledger
 from etcdlock.agent.member import Member
-from etcdlock.agent.proving import declare_reboots, gather
+from etcdlock.agent.proving import proofs_against
 from etcdlock.agent.waiting import until_changed
-from etcdlock.errors import EtcdlockError, HeldElsewhere, NotLocked, Refused, SessionLost, Superseded, Unreachable
-from etcdlock.explain import describe_blockers
+from etcdlock.errors import EtcdlockError, NotLocked, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.journal import note
-from etcdlock.model import LockState, Mode, Resource, StoredDomain
+from etcdlock.model import LockState, Resource, StoredDomain
 from etcdlock.ports import Get, Guard, Guest, KeyRange, Txn, TxnResult
 from etcdlock.records import decode_domain, decode_first, decode_resource
 from etcdlock.session import Session
-from etcdlock.takeover import Obstacles, blockers, extend
-from etcdlock.transitions import Transition, Wanted, add_resource, claim, park, release, remove_resource, unpark
+from etcdlock.takeover import Obstacles, extend, read_obstacles
+from etcdlock.transitions import Transition, Wanted
 
 Build = Callable[[Session, StoredDomain], Transition]
-
 
 LOOK_FOR_STRAYS_EVERY_SECONDS = 60.0
 
@@ -56,6 +60,7 @@ class HostLedger(Ledger):
         super().__init__(context, member=member, guard=guard)
         self._gone_to_others: dict[UUID, Holding] = {}
         self._resting: set[UUID] = set()
+        self._unasked: set[UUID] = set()
         self._strays: dict[UUID, Stray] = {}
         self._look_for_strays_at = 0.0
 
@@ -77,30 +82,33 @@ class HostLedger(Ledger):
             stored = await self._current(uuid, until=until)
             if stored.record.state is LockState.PARKED:
                 return stored
-            stored = await self._change(
-                uuid, lambda session, old: park(self._keys, session, old, request=self._context.fresh_id()), until=until
-            )
+            stored = await self._change(uuid, self._by(transitions.park), until=until)
             note("parked", domain=stored.record.domain, token=stored.token)
             return stored
 
     async def unpark(self, uuid: UUID, /, *, until: float) -> StoredDomain:
-        """The guest's vCPUs are about to run again. Raises `Superseded` if the domain has been claimed meanwhile."""
+        """The guest's vCPUs are about to run again. Raises `Superseded` if the domain has been claimed meanwhile.
+
+        One that runs already is told yes. One that has stopped begins another run, and the record says so, though it
+        may never have said that it was parked: a destination may have all of its memory as it was until now.
+        """
         async with self._turn(uuid):
-            stored = await self._current(uuid, until=until)
-            if uuid not in self._resting:
+            before = await self._current(uuid, until=until)
+            if uuid not in self._resting | self._unasked:
                 return self._in_time(uuid)
             self._member.acquiring()
-            if stored.record.state is LockState.PARKED:
-                stored = await self._change(uuid, self._unpark, until=until)
+            stored = await self._change(uuid, self._by(transitions.unpark), until=until)
+            if before.record.state is LockState.PARKED:
                 note("unparked", domain=stored.record.domain, token=stored.token)
             guest, session = self._held[uuid].guest, stored.record.owner.session
             await self.custody.arm(guest, stored.record, session=session)  # is it so still?
             stored = self._in_time(uuid)
             self._resting.discard(uuid)
+            self._unasked.discard(uuid)
             return stored
 
-    def _unpark(self, session: Session, stored: StoredDomain, /) -> Transition:
-        return unpark(self._keys, session, stored, request=self._context.fresh_id())
+    def _by(self, rewrite: Callable[..., Transition], /) -> Build:
+        return lambda session, old: rewrite(self._keys, session, old, request=self._context.fresh_id())
 
     # --- disks that come and go ------------------------------------------------------------------------------------
 
@@ -113,7 +121,7 @@ class HostLedger(Ledger):
                     return self._in_time(uuid)
                 session = self._member.acquiring()
                 request = self._context.fresh_id()
-                change = add_resource(self._keys, session, stored, resource, request=request)
+                change = transitions.add_resource(self._keys, session, stored, resource, request=request)
                 answer = await self._courier.send(change, session=session, until=until)
                 took = await self._took(uuid, session, answer)
                 if not took and answer.result is not None and answer.result.replies[2]:
@@ -124,13 +132,7 @@ class HostLedger(Ledger):
         context, session, stored = self._context, self._member.acquiring(), self._held[uuid].stored
         rivals = tuple(decode_resource(found) for found in refused.replies[2])
         obstacles = Obstacles(refused.revision, session.epoch, None, rivals)
-        evidence = await gather(context, obstacles)
-        if await declare_reboots(context, evidence):
-            evidence = await gather(context, obstacles)
-        in_the_way = blockers(obstacles, evidence)
-        if in_the_way:
-            text = describe_blockers(in_the_way, timing=context.timing, needs=context.contract.takeover_needs)
-            raise HeldElsewhere(text, blockers=in_the_way, revision=obstacles.revision)
+        evidence = await proofs_against(context, obstacles)
         change = extend(
             context.keys,
             session,
@@ -153,7 +155,7 @@ class HostLedger(Ledger):
                 return stored
             return await self._change(
                 uuid,
-                lambda session, old: remove_resource(
+                lambda session, old: transitions.remove_resource(
                     self._keys, session, old, resource, request=self._context.fresh_id()
                 ),
                 until=until,
@@ -161,35 +163,51 @@ class HostLedger(Ledger):
 
     # --- guests that move, and agents that come back ---------------------------------------------------------------
 
-    async def enter(self, wanted: Wanted, guest: Guest, /, *, migrates: bool, until: float) -> StoredDomain:
+    async def enter(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
         """The domain's lock, for a guest that has none here. Raises what `acquire` raises, and `Superseded`."""
         if wanted.domain.uuid in self._gone_to_others:
             return await self._regain(wanted.domain.uuid)
-        return await (self.claim if migrates else self.acquire)(wanted, guest, until=until)
+        return await self.acquire(wanted, guest, until=until)
 
-    async def claim(self, wanted: Wanted, guest: Guest, /, *, until: float) -> StoredDomain:
+    async def claim(self, wanted: Wanted, guest: Guest, /, *, run: str | None, until: float) -> StoredDomain:
         """For a guest that migrates in: take the domain that its other host has parked, or wait until it has.
 
-        What nobody holds is acquired. Raises `HeldElsewhere` if it is not parked until then.
+        `run` is the run of the domain whose memory it takes in: "" if the domain had no record when that began, None if
+        that is not known. What nobody held then and nobody holds now is acquired. Raises `HeldElsewhere` if it is not
+        parked until then, and `Refused` if the guest's memory is out of date, or may be.
         """
         uuid = wanted.domain.uuid
+        if uuid in self._gone_to_others:
+            return await self._regain(uuid)
         async with self._turn(uuid):
             await self._settle_first(uuid)
             while self._context.clock.now() < until:
                 session = self._member.acquiring()
                 found, revision = await self._look(uuid)
+                check_up_to_date(wanted.domain, found, run=run)
                 if found is None:
                     break
                 if found.record.state is not LockState.PARKED:
                     await until_changed(self._context, self._keys.domain(uuid), after=revision, until=until)
                 elif await self._claimed(wanted, guest, found, session, until=until):
                     return self._in_time(uuid)
+            else:
+                await self._refuse(wanted)
         return await self.acquire(wanted, guest, until=until)
+
+    async def _refuse(self, wanted: Wanted, /) -> NoReturn:
+        """Raises `HeldElsewhere` with whoever has not parked it. Nothing is taken over for a guest that migrates in."""
+        reads = transitions.acquire(self._keys, self._member.session, wanted).txn.failure
+        await proofs_against(self._context, read_obstacles(await self._context.look(Txn((), reads))))
+        raise Refused(
+            f"domain {wanted.domain}: its host has ended, or gave it up, while it migrated",
+            hint="start it anew: what this guest has in memory is not known to be complete",
+        )
 
     async def _claimed(
         self, wanted: Wanted, guest: Guest, found: StoredDomain, session: Session, /, *, until: float
     ) -> bool:
-        change = claim(self._keys, session, found, wanted)
+        change = transitions.claim(self._keys, session, found, wanted)
         answer = await self._arm_and_send(change, guest, session=session, until=until)
         if not answer.applied or answer.stored is None:
             self._courier.keep_in_step(session, answer)
@@ -224,11 +242,13 @@ class HostLedger(Ledger):
         """What has gone to another comes back only by being handed back: parked, and with the token it had here."""
         async with self._turn(uuid):
             lost, (found, _) = self._gone_to_others[uuid], await self._look(uuid)
-            if found is None or not _is_back(found, lost):
-                raise _superseded(lost, found)
+            if found is None or not is_back(found, was=lost.stored):
+                raise superseded(lost.stored, found=found)
             del self._gone_to_others[uuid]
-            self._held[uuid] = Holding(found, lost.guest)
+            self._held[uuid] = holding = Holding(found, lost.guest)
             self._resting.add(uuid)
+            if self._was_robbed(holding):
+                raise superseded(holding.stored, found=None)
             note("regained", domain=found.record.domain, token=found.token)
             return found
 
@@ -255,9 +275,10 @@ class HostLedger(Ledger):
         await self._disarm(guest)
 
     def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
-        """Hold what an earlier agent of this boot has held."""
+        """Hold what an earlier agent of this boot has held. Its guest may have stopped while no agent was there."""
         self._held[stored.record.domain.uuid] = Holding(stored, guest)
         self.custody.inherit(guest)
+        self._unasked.add(stored.record.domain.uuid)
         if stored.record.state is LockState.PARKED:
             self._resting.add(stored.record.domain.uuid)
 
@@ -281,8 +302,11 @@ class HostLedger(Ledger):
         await self._carry_one(uuid, until=until)
         holding = self._held.get(uuid)
         if holding is None:
-            lost = self._gone_to_others.get(uuid)
-            raise _superseded(lost, None) if lost else Superseded(f"domain {uuid} is not held by this host any more")
+            if lost := self._gone_to_others.get(uuid):
+                raise superseded(lost.stored, found=None)
+            raise Superseded(f"domain {uuid} is not held by this host any more")
+        if self._was_robbed(holding):
+            raise superseded(holding.stored, found=None)
         if holding.stored.record.owner != self._member.session.ref:
             raise SessionLost(f"domain {uuid} could not be carried over into session {self._member.session.ref} yet")
         return holding.stored
@@ -302,7 +326,7 @@ class HostLedger(Ledger):
         holding, stored = self._held[uuid], answer.stored
         if stored is None or not self._is_ours(stored, holding):
             await self._supersede(uuid, holding)
-            raise _superseded(holding, stored)
+            raise superseded(holding.stored, found=stored)
         self._held[uuid] = replace(holding, stored=stored)
         if not answer.applied:
             self._courier.keep_in_step(session, answer)
@@ -330,6 +354,7 @@ class HostLedger(Ledger):
         """The guest is gone: give back whatever it held. As `release` otherwise."""
         await self.release(uuid, until=until)
         self._resting.discard(uuid)
+        self._unasked.discard(uuid)
         if lost := self._gone_to_others.pop(uuid, None):
             self._strays[uuid] = Stray(lost)
         await self._disarm(guest)
@@ -356,41 +381,17 @@ class HostLedger(Ledger):
         async with self._turn(uuid):
             found, _ = await self._look(uuid)
             if found is not None and uuid not in self._held:
-                if not _is_back(found, stray.lost) and stray.claimed in (0, found.mod_revision):
+                if not is_back(found, was=stray.lost.stored) and stray.claimed in (0, found.mod_revision):
                     self._strays[uuid] = replace(stray, claimed=found.mod_revision)
                     return  # whoever has it may not know yet
-                if _is_back(found, stray.lost) and not await self._given_back(found):
+                if is_back(found, was=stray.lost.stored) and not await self._given_back(found):
                     return
             del self._strays[uuid]
 
     async def _given_back(self, found: StoredDomain, /) -> bool:
         session = self._member.usable()
-        change = release(self._keys, session, found)
+        change = transitions.release(self._keys, session, found)
         answer = await self._courier.send(change, session=session, until=self._context.clock.now())
         if not answer.applied:
             self._courier.keep_in_step(session, answer)
         return answer.applied
-
-
-def same(resource: Resource, /, *, among: Iterable[Resource]) -> Resource | None:
-    """What is held of a resource already, if that is enough: an exclusive lock is a shared one too."""
-    enough = {resource.mode, Mode.EXCLUSIVE}
-    return next((held for held in named(resource, among=among) if held.mode in enough), None)
-
-
-def named(resource: Resource, /, *, among: Iterable[Resource]) -> list[Resource]:
-    """Those of the same name, in whatever mode and under whatever path."""
-    return [held for held in among if (held.lockspace, held.name) == (resource.lockspace, resource.name)]
-
-
-def _is_back(found: StoredDomain, lost: Holding) -> bool:
-    """Whether it is as it was when it was claimed: parked, with the token that it had here."""
-    return found.record.state is LockState.PARKED and found.token == lost.stored.token
-
-
-def _superseded(holding: Holding, found: StoredDomain | None) -> Superseded:
-    where = "is not locked by this guest any more" if found is None else f"has gone to host {found.record.owner.host}"
-    return Superseded(
-        f"domain {holding.stored.record.domain} {where}: what this guest has in memory is out of date",
-        hint="it cannot go on here; destroy it",
-    )

@@ -21,22 +21,20 @@ from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer, Courier, Sent
 from etcdlock.agent.custody import Custody
 from etcdlock.agent.member import Member
-from etcdlock.agent.proving import declare_reboots, gather
+from etcdlock.agent.proving import proofs_against
 from etcdlock.errors import (
     EtcdlockError,
     GuardLost,
-    HeldElsewhere,
     Refused,
     SessionLost,
     Superseded,
     Unreachable,
 )
-from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
-from etcdlock.takeover import Obstacles, blockers, read_obstacles, take_over, was_taken_from
+from etcdlock.takeover import Obstacles, read_obstacles, take_over
 from etcdlock.transitions import Transition, Wanted, acquire, hand_back, rejoin, release
 
 MOST_ATTEMPTS = 16
@@ -167,13 +165,7 @@ class Ledger:
         self, session: Session, wanted: Wanted, obstacles: Obstacles, /, *, until: float
     ) -> Answer:
         context = self._context
-        evidence = await gather(context, obstacles)
-        if await declare_reboots(context, evidence):
-            evidence = await gather(context, obstacles)
-        in_the_way = blockers(obstacles, evidence)
-        if in_the_way:
-            text = describe_blockers(in_the_way, timing=context.timing, needs=context.contract.takeover_needs)
-            raise HeldElsewhere(text, blockers=in_the_way, revision=obstacles.revision)
+        evidence = await proofs_against(context, obstacles)
         change = take_over(
             context.keys, session, wanted, obstacles=obstacles, evidence=evidence, victim_request=context.fresh_id()
         )
@@ -224,9 +216,7 @@ class Ledger:
         """Raises `SessionLost` where the guest cannot be armed under the new session."""
         context = self._context
         while (holding := self._held.get(uuid)) and holding.stored.record.owner != self._member.session.ref:
-            if was_taken_from(holding.stored.record):
-                note("superseded", level=logging.ERROR, domain=holding.stored.record.domain)
-                holding.guest.kill()  # what is left of its locks is given back when it is gone
+            if self._was_robbed(holding):
                 return
             session = self._member.session
             change = rejoin(context.keys, session, holding.stored, request=context.fresh_id())
@@ -247,7 +237,9 @@ class Ledger:
         if stored is None or not self._is_ours(stored, holding):
             await self._supersede(uuid, holding)
             return False
-        self._held[uuid] = replace(holding, stored=stored)
+        self._held[uuid] = holding = replace(holding, stored=stored)
+        if self._was_robbed(holding):
+            return False
         if stored.record.owner != session.ref:
             self._courier.keep_in_step(session, answer)
             return not self._member.session.lost
@@ -262,6 +254,16 @@ class Ledger:
         """
         mine = self._courier.sessions | {holding.stored.record.owner, self._member.session.ref}
         return stored.record.owner in mine
+
+    def _was_robbed(self, holding: Holding, /) -> bool:
+        """Whether others took something out of its record with a proof. Then its guest must not run on, though all of
+        it be free again: what is left is given back at the guest's end.
+        """
+        record = holding.stored.record
+        if record.taken_over:
+            note("robbed", level=logging.ERROR, domain=record.domain, resources=", ".join(map(str, record.taken_over)))
+            holding.guest.kill()
+        return bool(record.taken_over)
 
     async def _supersede(self, uuid: UUID, holding: Holding, /) -> None:
         """Another has the domain: whatever still runs of ours must not."""
@@ -369,7 +371,8 @@ class Ledger:
         if found is None or not self._is_ours(found, holding):
             await self._supersede(uuid, holding)
         elif found.record.owner == holding.stored.record.owner:
-            self._held[uuid] = replace(holding, stored=found)
+            self._held[uuid] = holding = replace(holding, stored=found)
+            self._was_robbed(holding)
         else:
             await self._carried(uuid, holding, self._member.session, Answer(True, found))
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 
 from etcdlock.agent.context import Context
+from etcdlock.errors import HeldElsewhere
+from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRef
 from etcdlock.ports import KeyValue, Txn
 from etcdlock.records import decode_domain, decode_first, decode_obituary
 from etcdlock.session import ended_by_reboot
-from etcdlock.takeover import Evidence, Obstacles, look_at_domains, look_at_sessions
+from etcdlock.takeover import Evidence, Obstacles, blockers, look_at_domains, look_at_sessions
 from etcdlock.transitions import write_obituary
 
 READS_AT_ONCE = 64
@@ -32,6 +34,18 @@ async def gather(context: Context, obstacles: Obstacles, /) -> Evidence:
         living=frozenset(ref for i, ref in enumerate(ordered) if looked[2 * i]),
         obituaries={ref: obituary for ref, obituary in obituaries.items() if obituary is not None},
     )
+
+
+async def proofs_against(context: Context, obstacles: Obstacles, /) -> Evidence:
+    """What allows to take all that is in the way. Raises `HeldElsewhere` with everything that may not be taken."""
+    evidence = await gather(context, obstacles)
+    if await declare_reboots(context, evidence):
+        evidence = await gather(context, obstacles)
+    in_the_way = blockers(obstacles, evidence)
+    if in_the_way:
+        text = describe_blockers(in_the_way, timing=context.timing, needs=context.contract.takeover_needs)
+        raise HeldElsewhere(text, blockers=in_the_way, revision=obstacles.revision)
+    return evidence
 
 
 async def _read(context: Context, look: Txn, /) -> list[tuple[KeyValue, ...]]:

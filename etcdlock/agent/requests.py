@@ -26,7 +26,7 @@ from uuid import UUID
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context
 from etcdlock.agent.host import PAUSE_SECONDS, HostAgent
-from etcdlock.agent.host_ledger import named, same
+from etcdlock.agent.judging import named, same
 from etcdlock.agent.residents import Asked, Resident, find_again
 from etcdlock.errors import EtcdlockError, NotClaimed, NotLocked, OutcomeUnknown, Refused, Superseded
 from etcdlock.journal import note
@@ -63,7 +63,12 @@ class Requests:
     async def _acquire(self, asked: Asked, resources: tuple[Resource, ...], /) -> None:
         resident = asked.resident
         self._check_arrived(resident)
-        stored = await self._enter(asked, resources, migrates=False)
+        holding = self._ledger.holding(resident.uuid)
+        if holding is not None:
+            stored = holding.stored
+        else:
+            wanted = self._wanted(resident, resources)
+            stored = await self._ledger.enter(wanted, resident.guest, until=asked.until)
         _check_covered(stored, resources)
         await self._let_run(asked, stored)
 
@@ -179,18 +184,21 @@ class Requests:
             )
         return stored
 
-    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /, *, run: str = "") -> StoredDomain:
         """On the destination: claim the domain for a process that must not run yet, and add what it has not got.
 
-        What nobody holds is acquired. Raises `HeldElsewhere` if the source has not parked it in time: then ask again.
+        `run` is the run that the source has parked, as it says there; without it, the one in which the domain is when
+        this process is first heard of. What nobody holds is acquired. Raises `HeldElsewhere` if the source has not
+        parked it in time: then ask again; and `Refused` if the domain has been let run again.
         """
         with answer_noted(self._context.clock, owner.domain, *resources):
-            return await self._ask(owner, lambda asked: self._claim(asked, resources))
+            return await self._ask(owner, lambda asked: self._claim(asked, resources, run))
 
-    async def _claim(self, asked: Asked, resources: tuple[Resource, ...], /) -> None:
+    async def _claim(self, asked: Asked, resources: tuple[Resource, ...], run: str, /) -> None:
         resident = asked.resident
         if self._ledger.holding(resident.uuid) is None:
-            await self._enter(asked, resources, migrates=True)
+            wanted, known = self._wanted(resident, resources), run or await self._run_of(resident.owner)
+            await self._ledger.claim(wanted, resident.guest, run=known, until=asked.until)
             resident.arrives = not self._may_go_back(resident)  # acquired anew: on a no it stays, to be cancelled
         _check_runs(await self._ledger.current(resident.uuid))
         for resource in _locked(resources):
@@ -198,6 +206,14 @@ class Requests:
         await self._ledger.unpark(resident.uuid, until=asked.until)
         asked.check_in_time(self._context.clock.now())
         resident.arrives = resident.arrives or self._may_go_back(resident)
+
+    async def _run_of(self, owner: Owner, /) -> str | None:
+        """The run that its process takes in: noted now, if that is the first that is heard of it."""
+        run = await self._agent.sightings.run_of(owner)
+        if run is None:
+            self._agent.sightings.note(owner)
+            run = await self._agent.sightings.run_of(owner)
+        return run
 
     def _may_go_back(self, resident: Resident, /) -> bool:
         """Whether it was claimed and its guest has not been let run."""
@@ -249,17 +265,16 @@ class Requests:
             raise NotLocked(f"domain {uuid} is not locked for any guest of this host")
         return resident.owner
 
-    async def _enter(self, asked: Asked, resources: tuple[Resource, ...], /, *, migrates: bool) -> StoredDomain:
-        """What is held already, or all of it in one transaction."""
-        resident, context = asked.resident, self._context
-        holding = self._ledger.holding(resident.uuid)
-        if holding is not None:
-            return holding.stored
-        guest, who = resident.guest, resident.owner.domain
-        wanted = Wanted(
-            who, resources, context.fresh_id(), context.since(), pid=guest.pid, pid_start=guest.pid_start
+    def _wanted(self, resident: Resident, resources: tuple[Resource, ...], /) -> Wanted:
+        guest, context = resident.guest, self._context
+        return Wanted(
+            resident.owner.domain,
+            resources,
+            context.fresh_id(),
+            context.since(),
+            pid=guest.pid,
+            pid_start=guest.pid_start,
         )
-        return await self._ledger.enter(wanted, guest, migrates=migrates, until=asked.until)
 
     def _check_arrived(self, resident: Resident, /) -> None:
         if resident.arrives and self._ledger.holding(resident.uuid) is not None:

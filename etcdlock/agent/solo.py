@@ -56,12 +56,14 @@ class Task:
 class Ending:
     """How it ended: the command's status, and whether etcdlock stopped it.
 
-    `released` says that etcd knows: the locks are free, or there is the proof that lets others take them at once.
+    `released` says that etcd knows: the locks are free, or there is the proof that lets others take them at once;
+    `in_doubt`, that it was killed and nobody can tell whether etcdlock did it.
     """
 
     status: ExitStatus
     stopped: bool
     released: bool
+    in_doubt: bool = False
 
 
 class Solo:
@@ -210,7 +212,9 @@ class Solo:
     def _was_stopped(self, guest: Guest, status: ExitStatus, /) -> bool:
         """By us or by the guard, because its session could not be proven, or because its lock was taken meanwhile."""
         by_guard = status.signal == signal.SIGKILL and self._enforcer.overdue(guest)
-        return self._enforcer.stopped(guest) or by_guard or self._ledger.holding(self._task.domain.uuid) is None
+        holding = self._ledger.holding(self._task.domain.uuid)
+        has_lost = holding is None or bool(holding.stored.record.taken_over)
+        return self._enforcer.stopped(guest) or by_guard or has_lost
 
     def _until(self) -> float:
         """The one deadline for all that is to be said to etcd at the end."""

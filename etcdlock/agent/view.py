@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from etcdlock.agent.breaking import Broken, declare_dead
 from etcdlock.agent.context import Context
+from etcdlock.agent.endings import End
 from etcdlock.agent.host import HostAgent
 from etcdlock.agent.residents import Resident
 from etcdlock.documents import domain_document, resource_document
@@ -15,15 +18,24 @@ from etcdlock.ports import Snapshot
 
 
 class View:
-    """`endpoint` says which of etcd's is in use."""
+    """`endpoint` says which of etcd's is in use; `place` where this program runs, as far as it cannot tell itself."""
 
     def __init__(
-        self, agent: HostAgent, context: Context, /, *, name: str, endpoint: Callable[[], str], answer_seconds: float
+        self,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        name: str,
+        endpoint: Callable[[], str],
+        answer_seconds: float,
+        place: Mapping[str, object] | None = None,
     ) -> None:
         self._agent = agent
         self._context = context
         self._endpoint = endpoint
         self._answer_seconds = answer_seconds
+        self._place = place or {}
         self.name = name
 
     @property
@@ -50,12 +62,22 @@ class View:
         until = self._context.clock.now() + self._answer_seconds
         return await declare_dead(self._context, target, by=by, reason=reason, until=until)
 
-    def describe_agent(self) -> dict[str, Any]:
+    def end_of(self, uuid: UUID, pid: int, /) -> End:
+        """How a guest of this host ended."""
+        return self._agent.endings.find(uuid, pid)
+
+    def describe_agent(self, *, with_guests: bool = True) -> dict[str, Any]:
         """Its session, how long its guests have if no further heartbeat commits, and the guests."""
         member, context = self._agent.member, self._context
         return {
             "host": context.host,
             "cluster": self.name,
+            "prefix": context.keys.prefix,
+            "contract": context.contract.as_mapping(),
+            "endpoints": [],
+            "pid": os.getpid(),
+            "pid_namespace": None,
+            **self._place,
             "version": context.version,
             "session": member.session.ref.session,
             "phase": member.phase,
@@ -63,7 +85,7 @@ class View:
             "last_failure": member.last_failure or None,
             "endpoint": self._endpoint(),
             "ready": self._agent.ready.is_set(),
-            "guests": [self._guest_document(resident) for resident in self._agent.residents],
+            "guests": [self._guest_document(resident) for resident in self._agent.residents] if with_guests else None,
         }
 
     def _guest_document(self, resident: Resident, /) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from etcdlock.agent.breaking import Broken
+from etcdlock.agent.endings import End
 from etcdlock.identity import ResourceName
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Owner, Resource, StoredDomain
@@ -53,7 +54,7 @@ class Domains(Protocol):
         """It has migrated away."""
         ...
 
-    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def incoming(self, owner: Owner, resources: tuple[Resource, ...], /, *, run: str = "") -> StoredDomain:
         """It migrates in."""
         ...
 
@@ -97,6 +98,10 @@ class Cluster(Protocol):
         """On an operator's word."""
         ...
 
-    def describe_agent(self) -> dict[str, Any]:
+    def end_of(self, uuid: UUID, pid: int, /) -> End:
+        """How a guest of this host ended."""
+        ...
+
+    def describe_agent(self, *, with_guests: bool = True) -> dict[str, Any]:
         """This host's agent, as a document."""
         ...

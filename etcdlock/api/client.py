@@ -2,13 +2,14 @@
 
 Guaranteed: a refusal comes back as the error that it was there, with everything that is in the way. Where an answer to
 a change was lost it is `OutcomeUnknown`: the same call, repeated, is a success if it was done. `Unreachable` says that
-nothing was sent, or that only a look was lost.
+nothing was sent, or that only a look was lost; `NoAgent`, that nobody listens.
 
 It waits, and so belongs in no event loop. Documents come back as docs/API.md describes them.
 """
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
@@ -19,10 +20,13 @@ from uuid import UUID
 
 from etcdlock.api.answers import error_in
 from etcdlock.documents import Document
-from etcdlock.errors import NotPermitted, OutcomeUnknown, Unreachable
+from etcdlock.errors import NoAgent, NotPermitted, OutcomeUnknown, Unreachable
 from etcdlock.model import Mode, Owner, Resource
+from etcdlock.ports import KeyValue, Snapshot
 
 DEFAULT_SOCKET = "/run/etcdlock/agent.sock"
+NOBODY = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+"""What the kernel says where nobody listens; anything else may be an agent that does not get round to it."""
 _OK = 200
 
 
@@ -77,9 +81,9 @@ class AgentClient:
         """On the source: the vCPUs are to run on there."""
         return self._change(uuid, "migration/cancel")
 
-    def incoming(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
-        """On the destination: claim."""
-        return self._change(owner.domain.uuid, "migration/incoming", _wanted(owner, resources))
+    def incoming(self, owner: Owner, resources: Iterable[Resource], /, *, run: str = "") -> Document:
+        """On the destination: claim; `run` as the source's `prepare` has answered."""
+        return self._change(owner.domain.uuid, "migration/incoming", _wanted(owner, resources) | {"run": run})
 
     def incoming_complete(self, uuid: UUID, /) -> Document:
         """On the destination: the vCPUs are about to run."""
@@ -91,9 +95,9 @@ class AgentClient:
 
     # --- looks -----------------------------------------------------------------------------------------------------
 
-    def agent(self) -> Document:
+    def agent(self, *, with_guests: bool = True) -> Document:
         """The agent itself."""
-        return self._call("GET", "/v1/agent")
+        return self._call("GET", "/v1/agent" if with_guests else "/v1/agent?guests=false")
 
     def status(self) -> Document:
         """All hosts and locks."""
@@ -111,10 +115,19 @@ class AgentClient:
         """Who stands in the way of a disk."""
         return self._call("GET", f"/v1/inquire?{urlencode({'disk': path, 'mode': mode})}")
 
+    def keys(self) -> Snapshot:
+        """The cluster's keys at one revision."""
+        document = self._call("GET", "/v1/keys")
+        return Snapshot(document["revision"], tuple(_key_value(item) for item in document["found"]))
+
+    def end_of(self, uuid: UUID, /, *, pid: int) -> str:
+        """How a guest of this host ended: `by itself`, `stopped` or `not known`."""
+        return str(self._call("GET", f"/v1/domains/{uuid}/end?pid={pid}")["end"])
+
     def declare_dead(self, host: str, /, *, confirmed_by: str, reason: str, session: str = "") -> Document:
         """An operator has verified that the host is off."""
         body = {"confirmed_by": confirmed_by, "reason": reason, "session": session}
-        return self._call("POST", f"/v1/hosts/{quote(host)}/break", body)
+        return self._call("POST", f"/v1/hosts/{quote(host, errors='surrogateescape')}/break", body)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -122,17 +135,7 @@ class AgentClient:
         return self._call("POST", f"/v1/domains/{uuid}/{what}", body)
 
     def _call(self, method: str, target: str, body: Document | None = None, /) -> Document:
-        connection = _Connection(self._path, timeout_seconds=self._timeout_seconds)
-        try:
-            connection.connect()
-        except PermissionError as error:
-            hint = "root may ask, and members of api_group may look"
-            raise NotPermitted(f"{self._path}: {error.strerror}", hint=hint) from error
-        except OSError as error:
-            raise Unreachable(
-                f"no agent answers at {self._path}: {error.strerror or error}",
-                hint="see 'systemctl status etcdlock-agent'",
-            ) from error
+        connection = self._connected()
         try:
             status, found = connection.exchange(method, target, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -143,6 +146,20 @@ class AgentClient:
         if status != _OK:
             raise error_in(found)
         return found
+
+
+    def _connected(self) -> _Connection:
+        connection = _Connection(self._path, timeout_seconds=self._timeout_seconds)
+        try:
+            connection.connect()
+        except PermissionError as error:
+            hint = "root may ask, and members of api_group may look"
+            raise NotPermitted(f"{self._path}: {error.strerror}", hint=hint) from error
+        except OSError as error:
+            kind = NoAgent if isinstance(error, NOBODY) else Unreachable
+            reason = f"no agent answers at {self._path}: {error.strerror or error}"
+            raise kind(reason, hint="see 'systemctl status etcdlock-agent'") from error
+        return connection
 
 
 class _Connection(http.client.HTTPConnection):
@@ -180,6 +197,11 @@ def _document(body: bytes, /) -> Document:
     if not isinstance(found, dict):
         raise ValueError(f"not a document: {body[:80]!r}")  # noqa: TRY004 - as for what is not JSON at all
     return found
+
+
+def _key_value(item: Document, /) -> KeyValue:
+    value = base64.b64decode(item["value"])
+    return KeyValue(item["key"], value, item["create_revision"], item["mod_revision"], item["lease"])
 
 
 def _wanted(owner: Owner, resources: Iterable[Resource], /) -> Document:

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from etcdlock.api.behind import Domains, Identify
 from etcdlock.api.desk import Desk
-from etcdlock.api.models import DomainUuid, Lock, Stopped, WantedLocks, WantedResource
+from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, Stopped, WantedLocks, WantedResource
 from etcdlock.identity import with_readonly_rule
 from etcdlock.model import Resource, StoredDomain
 
@@ -92,9 +92,9 @@ class DomainRoutes:
         """On the source: the guest is to run on here. After a yes it may; never once the destination has the lock."""
         return await self._do(uuid, self._domains.unpark(uuid))
 
-    async def incoming(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
+    async def incoming(self, uuid: DomainUuid, wanted: IncomingLocks) -> Lock:
         """On the destination: claim the lock for the process that takes the guest in, once the source parks it."""
-        return await self._do(uuid, self._domains.incoming(wanted.owner(uuid), self._all(wanted)))
+        return await self._do(uuid, self._domains.incoming(wanted.owner(uuid), self._all(wanted), run=wanted.run))
 
     async def incoming_complete(self, uuid: DomainUuid) -> Lock:
         """On the destination: the guest has arrived. After a yes its vCPUs may run, and there is no way back."""

@@ -71,6 +71,14 @@ class WantedLocks(Sent):
         return distinct(resource.named(identify) for resource in self.resources)
 
 
+class IncomingLocks(WantedLocks):
+    """The same for a guest that migrates in."""
+
+    run: Text = Field(
+        default="", description="as the source's `park` or `prepare` says; without it, the run at the first such call"
+    )
+
+
 class Stopped(Sent):
     """Said aloud, since another host may run the guest for it: its vCPUs do not run any more."""
 
@@ -115,6 +123,7 @@ class Lock(Shown):
     host: str | None = None
     session: str | None = None
     state: LockState | None = None
+    run: str | None = Field(default=None, description="changes each time the guest is let run")
     token: int | None = Field(default=None, description="fencing token: grows with every change of owner")
     pid: int | None = None
     since: str | None = None
@@ -132,6 +141,7 @@ class Lock(Shown):
             host=record.owner.host,
             session=record.owner.session,
             state=record.state,
+            run=record.run or None,
             token=stored.token,
             pid=record.pid or None,
             since=record.since,

@@ -7,16 +7,17 @@ their own, one look at a time.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from etcdlock.agent.breaking import words
 from etcdlock.api.behind import Cluster, Identify
 from etcdlock.api.desk import Desk
-from etcdlock.api.models import LONGEST_TEXT, Confirmation
+from etcdlock.api.models import LONGEST_TEXT, Confirmation, DomainUuid
 from etcdlock.documents import Document, answer_document, broken_document, sessions_document, survey_document
 from etcdlock.errors import InvalidInput
 from etcdlock.inquiry import Question, answer, asked, check_readable
@@ -47,14 +48,26 @@ class ViewRoutes:
             ("/status", self.status),
             ("/hosts", self.hosts),
             ("/inquire", self.inquire),
+            ("/keys", self.keys),
+            ("/domains/{uuid}/end", self.end),
         ):
             router.add_api_route(path, endpoint, methods=["GET"], responses=described, **_SHOWN)
         router.add_api_route("/hosts/{host:path}/break", self.declare, methods=["POST"], responses=described, **_SHOWN)
         return router
 
-    async def agent(self) -> Response:
-        """This host's agent: its session, how long its guests have at least, and the guests."""
-        return _shown(_encoded(self._cluster.describe_agent()))
+    async def agent(self, request: Request, guests: bool = True) -> Response:
+        """This host's agent: what the caller may do, its session, how long its guests have at least, and the guests."""
+        document = {"rights": request.scope["state"]["rights"], **self._cluster.describe_agent(with_guests=guests)}
+        return _shown(_encoded(document))
+
+    async def keys(self) -> Response:
+        """The cluster's keys as they are at one revision, for programs that read them themselves."""
+        snapshot = await self._cluster.snapshot()
+        return _shown(await asyncio.to_thread(_encoded_keys, snapshot))
+
+    async def end(self, uuid: DomainUuid, pid: Annotated[int, Query(ge=1)]) -> Response:
+        """How a guest ended: `by itself`, `stopped`, or `not known`."""
+        return _shown(_encoded({"end": self._cluster.end_of(uuid, pid)}))
 
     async def status(self) -> Response:
         """All hosts and locks, as `etcdlock status --json`."""
@@ -105,6 +118,20 @@ class ViewRoutes:
 
     def _described(self, snapshot: Snapshot, describe: Callable[[Survey], Document], /) -> bytes:
         return _encoded(describe(take_survey(snapshot, keys=self._cluster.keys)))
+
+
+def _encoded_keys(snapshot: Snapshot, /) -> bytes:
+    found = [
+        {
+            "key": item.key,
+            "value": base64.b64encode(item.value).decode(),
+            "create_revision": item.create_revision,
+            "mod_revision": item.mod_revision,
+            "lease": item.lease,
+        }
+        for item in snapshot.found
+    ]
+    return _encoded({"revision": snapshot.revision, "found": found})
 
 
 def _encoded(document: Document, /) -> bytes:

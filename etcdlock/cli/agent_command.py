@@ -61,12 +61,9 @@ def command(
 
 
 def _apart(settings: Settings, /, *, uid: int) -> Settings:
-    """A user's own agent is a host of its own in the cluster: it must never go on with the session of root's agent."""
-    from etcdlock.adapters.machine import default_host_id
+    from etcdlock.cli.wiring import agent_host_id
 
-    if uid == 0:
-        return settings
-    return settings.model_copy(update={"host_id": f"{settings.host_id or default_host_id()}.user-{uid}"})
+    return settings.model_copy(update={"host_id": agent_host_id(settings, uid=uid)})
 
 
 async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:

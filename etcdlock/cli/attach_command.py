@@ -19,6 +19,7 @@ import typer
 
 from etcdlock.cli.common import Common
 from etcdlock.cli.exits import Exit
+from etcdlock.cli.via import AGENT_BEHIND_SECONDS
 from etcdlock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from etcdlock.model import Owner, Resource
 
 USAGE = "[OPTIONS] GUEST"
-AGENT_BEHIND_SECONDS = 5.0
-"""How much longer we wait than the agent, whose own words say more than that time is up."""
 
 
 def command(

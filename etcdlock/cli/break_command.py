@@ -19,12 +19,11 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
+from etcdlock.cli.via import Purpose, ViaOption, agent_for
 
 if TYPE_CHECKING:
-    from etcdlock.agent.breaking import Broken
     from etcdlock.config import Settings
-    from etcdlock.model import Obituary
-    from etcdlock.survey import LockView
+    from etcdlock.documents import Document
 
 USAGE = "[OPTIONS] HOST[/SESSION] --confirmed-by NAME --reason TEXT"
 
@@ -39,41 +38,46 @@ def command(
     reason: Annotated[
         str | None, typer.Option(metavar="TEXT", help="how that is known, for the record [required]")
     ] = None,
+    via: ViaOption = None,
 ) -> int:
     """Look, refuse or write, and say what was done."""
     from etcdlock.agent.breaking import words
-    from etcdlock.documents import broken_document
 
-    settings = common.settings()
+    settings = common.settings(via=via)
     by = words(confirmed_by, name="--confirmed-by", purpose="who has verified that the host is off")
     why = words(reason, name="--reason", purpose="how that is known")
-    broken = run_async(_break(settings, target, by=by, reason=why))
-    common.show(
-        broken_document(target, broken.obituaries, broken.freed),
-        otherwise=lambda: _print(target, broken.obituaries, broken.freed),
-    )
+    agent = agent_for(settings, Purpose.BREAK)
+    if agent is not None:
+        document = agent.declare_dead(target, confirmed_by=by, reason=why)
+    else:
+        document = run_async(_break(settings, target, by=by, reason=why))
+    common.show(document, otherwise=lambda: _print(document))
     return Exit.OK
 
 
-async def _break(settings: Settings, target: str, /, *, by: str, reason: str) -> Broken:
+async def _break(settings: Settings, target: str, /, *, by: str, reason: str) -> Document:
     from etcdlock.agent.breaking import declare_dead
     from etcdlock.cli.wiring import make_context, open_store
+    from etcdlock.documents import broken_document
     from etcdlock.model import SessionKind
 
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.RUN)
         until = context.clock.now() + settings.answer_seconds
-        return await declare_dead(context, target, by=by, reason=reason, until=until)
+        broken = await declare_dead(context, target, by=by, reason=reason, until=until)
+    return broken_document(target, broken.obituaries, broken.freed)
 
 
-def _print(target: str, obituaries: tuple[Obituary, ...], freed: tuple[LockView, ...], /) -> None:
+def _print(broken: Document, /) -> None:
     from etcdlock.identity import escaped
 
-    if not obituaries:
-        print(escaped(f"{target}: nothing to do: no lock names a session of it that is not proven dead already"))
+    if not broken["obituaries"]:
+        nothing = "nothing to do: no lock names a session of it that is not proven dead already"
+        print(escaped(f"{broken['target']}: {nothing}"))
         return
-    for obituary in obituaries:
-        print(escaped(f"{obituary.dead}: dead, confirmed by {obituary.by}: {obituary.reason} ({obituary.proof})"))
-    for lock in freed:
-        print(escaped(f"  domain {lock.stored.record.domain} can be taken over now"))
+    for one in broken["obituaries"]:
+        dead = f"{one['host']}/{one['session']}"
+        print(escaped(f"{dead}: dead, confirmed by {one['by']}: {one['reason']} ({one['proof']})"))
+    for domain in broken["freed"]:
+        print(escaped(f"  domain {domain['name'] or domain['uuid']} can be taken over now"))
     print("Keep the host off, or let it boot anew: a guest of it that still runs would destroy its disks.")

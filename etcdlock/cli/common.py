@@ -65,11 +65,11 @@ class Common:
     as_json: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
 
-    def settings(self) -> Settings:
-        """Load the settings, with this command line's flags on top. Raises `InvalidSetting`."""
+    def settings(self, **more: Any) -> Settings:
+        """Load the settings, with this command line's flags on top, and the command's own. Raises `InvalidSetting`."""
         from etcdlock.config import load
 
-        settings = load(file=self.config, flags=self.flags)
+        settings = load(file=self.config, flags={**self.flags, **more})
         logging.getLogger("etcdlock").setLevel(settings.log_level.upper())
         return settings
 

@@ -8,6 +8,7 @@ import grp
 import os
 from typing import TYPE_CHECKING
 
+from etcdlock.adapters.machine import pid_namespace
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.view import View
 from etcdlock.api import events, metrics
@@ -50,6 +51,7 @@ class Doors:
                 name=settings.cluster,
                 endpoint=lambda: store.endpoint,
                 answer_seconds=settings.acquire_seconds,
+                place={"endpoints": list(settings.endpoints), "pid_namespace": pid_namespace()},
             ),
             identify=naming(settings),
             readonly_disks=settings.readonly_disks,

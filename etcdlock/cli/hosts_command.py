@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etcdlock.cli.common import Common, run_async
+from etcdlock.cli.common import Common
 from etcdlock.cli.looking import exit_of, look
+from etcdlock.cli.via import ViaOption
 
 if TYPE_CHECKING:
     from etcdlock.survey import Survey
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 USAGE = "[OPTIONS]"
 
 
-def command(common: Common) -> int:
+def command(common: Common, *, via: ViaOption = None) -> int:
     """Look and list."""
     from etcdlock.documents import sessions_document
 
-    settings = common.settings()
-    survey = run_async(look(settings))
+    settings = common.settings(via=via)
+    survey = look(settings)
     common.show(sessions_document(survey, cluster=settings.cluster), otherwise=lambda: _print(survey))
     return exit_of(survey)
 

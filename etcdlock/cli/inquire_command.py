@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etcdlock.cli.common import Common, run_async
+from etcdlock.cli.common import Common
 from etcdlock.cli.exits import Exit
 from etcdlock.cli.looking import look, rules_of
+from etcdlock.cli.via import ViaOption
 from etcdlock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -37,15 +38,16 @@ def command(
     xml: Annotated[
         Path | None, typer.Option("--domain", metavar="FILE.xml", help="ask about a libvirt domain XML")
     ] = None,
+    via: ViaOption = None,
 ) -> int:
     """Look and answer."""
     from etcdlock.documents import answer_document
     from etcdlock.inquiry import answer, check_readable
 
-    settings = common.settings()
+    settings = common.settings(via=via)
     question = _question(settings, domain=domain, disk=disk, xml=xml)
     mine = settings.contract
-    survey = run_async(look(settings))
+    survey = look(settings)
     found = answer(survey, question, keys=settings.keyspace)
     check_readable(question, found)
     rules = rules_of(survey, mine=mine)

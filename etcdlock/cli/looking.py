@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etcdlock.cli.common import run_async
 from etcdlock.cli.exits import Exit
+from etcdlock.cli.via import Purpose, agent_for
 from etcdlock.cli.wiring import open_store
 
 if TYPE_CHECKING:
@@ -14,14 +16,23 @@ if TYPE_CHECKING:
     from etcdlock.survey import Survey
 
 
-async def look(settings: Settings, /) -> Survey:
-    """The whole cluster at one revision."""
+def look(settings: Settings, /) -> Survey:
+    """The whole cluster at one revision, through the agent or one's own way."""
+    from etcdlock.survey import take_survey
+
+    agent = agent_for(settings, Purpose.LOOK)
+    if agent is not None:
+        return take_survey(agent.keys(), keys=settings.keyspace)
+    return run_async(_look(settings))
+
+
+async def _look(settings: Settings, /) -> Survey:
     async with open_store(settings) as store:
         return await look_with(store, settings)
 
 
 async def look_with(store: EtcdStore, settings: Settings, /) -> Survey:
-    """The same over a connection that is already there."""
+    """The same over a connection to etcd that is already there."""
     from etcdlock.survey import take_survey
 
     return take_survey(await store.read(settings.keyspace.everything), keys=settings.keyspace)

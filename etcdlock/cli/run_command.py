@@ -4,6 +4,8 @@ COMMAND is the guest: QEMU, or anything else that writes the disks. The locks ar
 when its last process is gone. If this host can no longer prove its session to etcd, COMMAND is killed, or frozen until
 etcd is back, before anybody else could be given the locks.
 
+Where this host's agent is up, COMMAND is its guest like any other; else it gets a session of its own.
+
 COMMAND finds its fencing token in ETCDLOCK_TOKEN, and the domain in ETCDLOCK_DOMAIN_UUID and ETCDLOCK_DOMAIN_NAME.
 Without --domain and --domain-uuid the domain gets a UUID of its own, so that only its disks can be held by others.
 
@@ -23,15 +25,24 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
+from etcdlock.cli.via import LOOK_SECONDS, Purpose, ViaOption, agent_for
 from etcdlock.cli.wanted import chosen_action, read_wanted, seconds
+from etcdlock.errors import InvalidInput
 from etcdlock.escalation import Action
 
 if TYPE_CHECKING:
     from etcdlock.agent.solo import Ending, Solo, Task
+    from etcdlock.api.client import AgentClient
+    from etcdlock.api.lodger import Lodger
     from etcdlock.config import Settings
 
 USAGE = "[OPTIONS] -- COMMAND [ARGUMENT]..."
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+NOT_TOLD = (
+    "has ended, but etcd could not be told that its locks are free; "
+    "others can take them over once this host's session has been missing for the hold-off"
+)
+NOT_GIVEN_BACK = "has ended, but its locks are not given back yet: this host's agent does that once it and etcd are up"
 
 
 def command(
@@ -57,12 +68,13 @@ def command(
         Action | None,
         typer.Option(metavar="kill|freeze|command", help="what is done first with COMMAND if the session is lost"),
     ] = None,
+    via: ViaOption = None,
 ) -> int:
     """Acquire, run, release."""
     from etcdlock.agent.solo import Task
     from etcdlock.cli.backlog import logging_in_background
 
-    settings = common.settings()
+    settings = common.settings(via=via)
     who, resources = read_wanted(settings, file=domain, uuid=domain_uuid, name=name, disks=disk or [])
     task = Task(
         domain=who,
@@ -73,12 +85,25 @@ def command(
         answer_seconds=settings.answer_seconds,
     )
     action = chosen_action(settings, file=domain, given=on_session_lost)
+    agent = _agent_for(settings, action)
     try:
         with logging_in_background():
-            ending = run_async(_run(settings, task, action=action))
+            ending = run_async(_run_at(agent, settings, task) if agent else _run(settings, task, action=action))
     except Interrupted as interrupted:
         return 128 + interrupted.signal
-    return _report(ending, task)
+    return _report(ending, task, by_agent=agent is not None)
+
+
+def _agent_for(settings: Settings, action: Action, /) -> AgentClient | None:
+    """The agent, unless the guest wants something else done at a lost session than this host's agent does."""
+    if action is settings.on_session_lost:
+        return agent_for(settings, Purpose.RUN)
+    if settings.via == "agent":
+        raise InvalidInput(
+            f"on_session_lost is {settings.on_session_lost} for the agent's guests, and this one wants {action}",
+            hint="leave out --via agent: the command then has a session and a guard of its own",
+        )
+    return None
 
 
 class Interrupted(Exception):
@@ -90,8 +115,6 @@ class Interrupted(Exception):
 
 
 async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
-    import asyncio
-
     from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.solo import Solo
     from etcdlock.cli.guarding import start_guard
@@ -103,17 +126,35 @@ async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
         await check_versions(settings, store)
         guests = LocalGuests()
         guard = await start_guard(settings, started=guests.spare)
-        solo = Solo(context, task, guests=guests, guard=guard)
-        ending_signals = _pass_on_signals(solo)
-        try:
-            return await solo.run()
-        except asyncio.CancelledError:
-            if ending_signals:
-                raise Interrupted(ending_signals[0]) from None
-            raise
+        return await _heeding_signals(Solo(context, task, guests=guests, guard=guard))
 
 
-def _pass_on_signals(solo: Solo, /) -> list[int]:
+async def _run_at(agent: AgentClient, settings: Settings, task: Task, /) -> Ending:
+    from etcdlock.adapters.clock import BootClock
+    from etcdlock.adapters.processes import LocalGuests
+    from etcdlock.api.client import AgentClient
+    from etcdlock.api.lodger import Lodger
+
+    looking = AgentClient(settings.api_path, timeout_seconds=LOOK_SECONDS)
+    timing = settings.contract.timing
+    return await _heeding_signals(
+        Lodger(agent, task, guests=LocalGuests(), clock=BootClock(), timing=timing, looking=looking)
+    )
+
+
+async def _heeding_signals(runner: Solo | Lodger, /) -> Ending:
+    import asyncio
+
+    ending_signals = _pass_on_signals(runner)
+    try:
+        return await runner.run()
+    except asyncio.CancelledError:
+        if ending_signals:
+            raise Interrupted(ending_signals[0]) from None
+        raise
+
+
+def _pass_on_signals(runner: Solo | Lodger, /) -> list[int]:
     """To the guest while it runs; before that, one that asks us to end ends the waiting and is put on the list."""
     import asyncio
 
@@ -121,7 +162,7 @@ def _pass_on_signals(solo: Solo, /) -> list[int]:
     ending_signals: list[int] = []
 
     def handle(number: signal.Signals) -> None:
-        if not solo.signal(number) and main is not None and number not in (signal.SIGUSR1, signal.SIGUSR2):
+        if not runner.signal(number) and main is not None and number not in (signal.SIGUSR1, signal.SIGUSR2):
             ending_signals.append(number)
             main.cancel()
 
@@ -130,17 +171,16 @@ def _pass_on_signals(solo: Solo, /) -> list[int]:
     return ending_signals
 
 
-def _report(ending: Ending, task: Task, /) -> int:
+def _report(ending: Ending, task: Task, /, *, by_agent: bool) -> int:
     if not ending.released:
-        print(
-            f"etcdlock: domain {task.domain}: etcd could not be told that its locks are free; "
-            "others can take them over once this host's session has been missing for the hold-off",
-            file=sys.stderr,
-        )
+        _say(task, NOT_GIVEN_BACK if by_agent else NOT_TOLD)
+    if ending.in_doubt:
+        _say(task, "was killed, and nobody can tell whether for a lost session: the agent has not seen its end")
     if ending.stopped:
-        print(
-            f"etcdlock: domain {task.domain} was stopped: this host could not prove its session to etcd any more",
-            file=sys.stderr,
-        )
+        _say(task, "was stopped: this host could not prove its session to etcd any more")
         return Exit.SESSION_LOST
     return 128 + ending.status.signal if ending.status.signal else ending.status.code
+
+
+def _say(task: Task, what: str, /) -> None:
+    print(f"etcdlock: domain {task.domain} {what}", file=sys.stderr)

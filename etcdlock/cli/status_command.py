@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etcdlock.cli.common import Common, run_async
+from etcdlock.cli.common import Common
 from etcdlock.cli.looking import exit_of, look, rules_of
+from etcdlock.cli.via import ViaOption
 
 if TYPE_CHECKING:
     from etcdlock.session import Contract
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 USAGE = "[OPTIONS]"
 
 
-def command(common: Common) -> int:
+def command(common: Common, *, via: ViaOption = None) -> int:
     """Look and show."""
     from etcdlock.documents import survey_document
 
-    settings = common.settings()
+    settings = common.settings(via=via)
     mine = settings.contract
-    survey = run_async(look(settings))
+    survey = look(settings)
     rules = rules_of(survey, mine=mine)
     common.show(
         survey_document(survey, cluster=settings.cluster, needs=rules.takeover_needs),

@@ -56,6 +56,11 @@ def host_id(settings: Settings, /) -> str:
     return settings.host_id or default_host_id()
 
 
+def agent_host_id(settings: Settings, /, *, uid: int) -> str:
+    """Who this user's agent is: a user's own is a host of its own, which never goes on with root's session."""
+    return host_id(settings) if uid == 0 else f"{host_id(settings)}.user-{uid}"
+
+
 def naming(settings: Settings, /) -> Naming:
     """How paths are named on this host."""
     from etcdlock.identity import DiskIdentity, Naming

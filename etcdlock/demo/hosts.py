@@ -89,7 +89,7 @@ class Host:
     def command(self, *, wait_seconds: float) -> tuple[str, ...]:
         """What would be typed on a real host, but for the Python in front."""
         return (
-            *(sys.executable, "-m", "etcdlock", "run"),
+            *(sys.executable, "-m", "etcdlock", "run", "--via", "own"),  # whatever agent this machine has
             *("--config", str(self.config), "--endpoint", f"127.0.0.1:{self.network.port}"),
             *("--domain", str(self.domain), "--wait", f"{wait_seconds:g}"),
             *("--", sys.executable, "-m", "etcdlock.demo.guest", str(self.disk)),

@@ -186,8 +186,9 @@ def ask_as(host: ApiHost, request: str, *, uid: int, groups: tuple[int, ...]) ->
     program = (
         "import contextlib, os, socket, sys\n"
         "gid, *more = map(int, sys.argv[3].split(','))\n"
+        "os.chdir(os.path.dirname(sys.argv[1]))\n"  # what lies above it may be for us alone
         "os.setgroups(more); os.setgid(gid); os.setuid(int(sys.argv[2]))\n"
-        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(os.path.basename(sys.argv[1]))\n"
         "with contextlib.suppress(BrokenPipeError):\n"  # turned away before it could ask
         "    s.sendall((sys.argv[4] + ' HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n').encode())\n"
         "heard = b''\n"
@@ -234,9 +235,10 @@ def test_the_socket_lets_in_its_group_and_no_others(tmp_path: Path) -> None:
 def test_a_client_that_may_not_connect_is_told_why(open_house: ApiHost) -> None:
     Path(open_house.path).chmod(0o600)
     program = (
-        f"import os; os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+        f"import os; os.chdir({str(Path(open_house.path).parent)!r})\n"
+        f"os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n"
         "from etcdlock.api.client import AgentClient\n"
-        f"AgentClient({open_house.path!r}).agent()"
+        f"AgentClient({Path(open_house.path).name!r}).agent()"
     )
     assert AgentClient(open_house.path).agent()["host"] == "alice"
     with pytest.raises(NotPermitted, match="Permission denied"):

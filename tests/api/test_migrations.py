@@ -36,11 +36,15 @@ class Migration:
     def __init__(self, source: Hypervisor, destination: Hypervisor) -> None:
         self.source, self.destination = source, destination
         self.leaving = source.prepare(VM, A, B)
-        self.arriving = destination.prepare(VM, A, B, incoming=True)
+        self.arriving: Vm
 
     async def begin(self) -> None:
         await requests_of(self.source).acquire(self.leaving.owner, (A, B))
         self.runs(self.source, self.leaving)
+        self.receive()
+
+    def receive(self) -> None:
+        self.arriving = self.destination.prepare(VM, A, B, incoming=True)
 
     def runs(self, host: Hypervisor, vm: Vm) -> None:
         """Its vCPUs run from now on; the judge is told."""

@@ -10,6 +10,7 @@ import pytest
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from tests.cli.hosts import SHORT_TIMING, Cluster
+from tests.cli.site import Site
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,19 @@ def quick_cluster(etcd: EmbeddedEtcd, tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(etcd.endpoints[0], f"test-{uuid4().hex[:12]}", tmp_path, timing=SHORT_TIMING)
     yield cluster
     assert cluster.close() == (), "left behind in etcd"
+
+
+@pytest.fixture
+def site(cluster: Cluster, tmp_path: Path) -> Iterator[Site]:
+    site = Site(cluster, tmp_path)
+    site.start_agent()
+    yield site
+    site.end()
+
+
+@pytest.fixture
+def quick_site(quick_cluster: Cluster, tmp_path: Path) -> Iterator[Site]:
+    site = Site(quick_cluster, tmp_path)
+    site.start_agent()
+    yield site
+    site.end()

@@ -19,6 +19,7 @@ import pytest
 
 from etcdlock.model import LockState
 from tests.cli.hosts import DEADLINE_SECONDS, Cluster, Running
+from tests.cli.site import on_host
 
 XML = """
 <domain type='kvm'>
@@ -27,16 +28,6 @@ XML = """
   <devices><disk type='file' device='disk'><source file='/san/{uuid}'/><target dev='vda'/></disk></devices>
 </domain>
 """
-
-
-def on_host(folder: Path) -> dict[str, str]:
-    """Settings of an agent that keeps everything in a folder."""
-    return {
-        "ETCDLOCK_RUN_FOLDER": str(folder / "run"),
-        "ETCDLOCK_LOCK_SOCKET": str(folder / "lock.sock"),
-        "ETCDLOCK_API_SOCKET": str(folder / "api.sock"),
-        "ETCDLOCK_LOG_LEVEL": "info",
-    }
 
 
 class Host:

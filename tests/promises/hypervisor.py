@@ -35,7 +35,8 @@ class Vm:
     """A guest as its libvirt knows it. `since` is when its vCPUs began to run, None while they stand.
 
     `granted` counts the disks that it has been told it may use; `unasked`: it runs without having been told so;
-    `sent`: all of its memory has gone to another host.
+    `sent`: all of its memory has gone to another host. `memory`: of which run of its domain its memory is, None while
+    it has none; `stale`: of one that was not the latest when it was let run.
     """
 
     owner: Owner
@@ -45,6 +46,8 @@ class Vm:
     granted: int = 0
     unasked: bool = False
     sent: bool = False
+    memory: int | None = None
+    stale: bool = False
     token: int = 0
     added: tuple[tuple[str, int], ...] = ()
     spans: list[Span] = field(default_factory=list)
@@ -144,6 +147,8 @@ class Hypervisor:
         """Its process, which is there before its vCPUs may run."""
         guest = self.processes.start(incoming=incoming, pid=pid)
         vm = Vm(Owner(who, guest.pid), guest, list(disks))
+        if incoming:  # its memory comes from the run that there is now, and from no later one
+            vm.memory = self.world.latest_memory.get(who.uuid)
         self.vms.append(vm)
         for disk in disks:
             self.processes.open(guest, disk)
@@ -167,7 +172,13 @@ class Hypervisor:
             vm.granted += 1
         self._stopped(vm)
         if vm.guest.gone_at is None and vm.guest.killed_at is None:
+            self._run_anew(vm)
             self._began(vm)
+
+    def _run_anew(self, vm: Vm) -> None:
+        latest = self.world.latest_memory.get(vm.owner.domain.uuid, 0)
+        vm.stale = vm.memory not in (None, latest)
+        vm.memory = self.world.latest_memory[vm.owner.domain.uuid] = latest + 1
 
     def run_on(self, vm: Vm) -> None:
         """The vCPUs go on by themselves and nobody is asked, as QEMU does after a migration that fails at its end.
@@ -203,6 +214,18 @@ class Hypervisor:
         self.pause(vm)
         arriving.guest.kill()
         self.run_on(vm)
+
+    async def fail_to_arrive(self, vm: Vm, to: Hypervisor) -> Vm:
+        """All of the memory has gone over, but libvirt takes the migration for failed and lets the source run on.
+
+        The destination's process stays, and nobody has told it. Raises why the source may not run on.
+        """
+        arriving = to.prepare(vm.owner.domain, *vm.disks, incoming=True)
+        await asyncio.sleep(0.5)
+        self.pause(vm)
+        vm.sent = True
+        await self.resume(vm)
+        return arriving
 
     async def migrate(self, vm: Vm, to: Hypervisor) -> Vm:
         """Raises why not; then the source has been told to run on, if it may."""
@@ -277,6 +300,7 @@ class Hypervisor:
                 shared=modes["shared"],
                 added=vm.added,
                 unasked=vm.unasked,
+                stale=vm.stale,
             )
         ]
 

@@ -110,6 +110,11 @@ def _shrinks(earlier: Span, later: Span) -> bool:
     return by_domain or any(later.token_of(disk) <= earlier.token_of(disk) for disk in common)
 
 
+def stale_memory(what: Iterable[Span]) -> list[str]:
+    """A guest that runs on with what its domain had in memory before it ran again elsewhere, or again at its source."""
+    return [f"{span} runs with memory that is out of date" for span in what if span.stale]
+
+
 def uncovered(what: Iterable[Span], history: Sequence[Moment]) -> list[str]:
     """A guest that runs while etcd says that its locks, or their token, are not its own; or that it is parked, if
     whoever runs it had asked for it."""
@@ -252,6 +257,7 @@ def judge(world: World) -> None:
     violations = [
         *overlaps(what),
         *shrinking_tokens(what),
+        *stale_memory(what),
         *uncovered(what, history),
         *outlived_proofs(what, history),
         *taken_without_proof(history),

@@ -19,6 +19,7 @@ class Span:
     """One guest from the moment it is let run until it stops or its last process is gone; its disks in each mode.
 
     `added` are the tokens of disks that came later than the domain's own. `unasked`: nobody had been asked for it.
+    `stale`: its domain has run since its memory was what it is.
     """
 
     host: str
@@ -31,6 +32,7 @@ class Span:
     shared: frozenset[str] = frozenset()
     added: tuple[tuple[str, int], ...] = ()
     unasked: bool = False
+    stale: bool = False
 
     @property
     def disks(self) -> frozenset[str]:

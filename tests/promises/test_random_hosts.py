@@ -35,6 +35,7 @@ class Chaos:
         self.world = World(seed=seed)
         self.hosts = [self._host(name) for name in "abc"]
         self._busy: set[Vm] = set()
+        self._lingering: list[tuple[Hypervisor, Vm]] = []
         self._under_way: set[asyncio.Task[None]] = set()
 
     def _host(self, name: str) -> Hypervisor:
@@ -53,7 +54,7 @@ class Chaos:
                 self.start, self.start, self.pause, self.resume, self.resume, self.migrate, self.migrate, self.plug,
                 self.unplug, self.end_guest, self.kill_agent, self.bring_up, self.bring_up, self.stop_agent, self.cut,
                 self.mend, self.mend, self.revoke, self.lose, self.etcd_lies, self.run_on,
-                self.fail_to_migrate,
+                self.fail_to_migrate, self.linger, self.ask_late,
             ))
             trouble()
             await asyncio.sleep(self.chance.choice((0.0005, 0.002, 0.1, 1.0, 6.0, 14.0)))
@@ -117,6 +118,23 @@ class Chaos:
     def fail_to_migrate(self) -> None:
         if (some := self._some()) and some[1].runs:
             some[0].fail_to_migrate(some[1], self._other(some[0]))
+
+    def linger(self) -> None:
+        if (some := self._some()) and some[1].runs:
+            self._do(self._left_waiting(*some), some[1])
+
+    async def _left_waiting(self, host: Hypervisor, vm: Vm) -> None:
+        other = self._other(host)
+        try:
+            await host.fail_to_arrive(vm, other)
+        finally:
+            self._lingering.append((other, other.vms[-1]))
+
+    def ask_late(self) -> None:
+        waiting = [(host, vm) for host, vm in self._lingering if vm.guest.gone_at is None and not vm.granted]
+        if waiting:
+            host, vm = self.chance.choice(waiting)
+            self._do(host.let_run_or_kill(vm), vm)
 
     def run_on(self) -> None:
         if (some := self._some()) and not some[1].runs:

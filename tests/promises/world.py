@@ -166,6 +166,7 @@ class World:
         self.hosts: list[Host] = []
         self.agents: list[Agent] = []
         self.hypervisors: list[Hypervisor] = []
+        self.latest_memory: dict[UUID, int] = {}
 
     def host(self, name: str, *, boot: str = "", **bent: float) -> Host:
         host = Host(name, self.etcd, boot=boot, **bent)  # type: ignore[arg-type]

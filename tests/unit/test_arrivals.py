@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from etcdlock.adapters.host_processes import HostProcesses
+from etcdlock.adapters.host_processes import HostProcesses, has_open
 from etcdlock.cli.arrivals import Arrivals
 from etcdlock.model import DomainId, Mode, Resource
 
@@ -90,3 +90,49 @@ def test_a_file_server_that_does_not_answer_makes_nobody_wait_and_the_file_count
         assert seconds < 10
     finally:
         answers.set()
+
+
+REOPENS = """
+import os, sys
+held = os.open(sys.argv[1], os.O_RDWR)
+print("open", flush=True)
+while True:
+    flags = os.O_RDONLY if os.get_inheritable(held) else os.O_RDWR
+    other = os.open(sys.argv[1], flags)
+    os.set_inheritable(other, flags == os.O_RDWR)
+    os.close(held)
+    held = other
+"""
+
+
+def test_a_file_that_is_opened_anew_again_and_again_never_looks_closed(tmp_path: Path) -> None:
+    image, other = tmp_path / "image", tmp_path / "other"
+    image.touch()
+    other.touch()
+    with subprocess.Popen([sys.executable, "-c", REOPENS, str(image)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            disk = Resource("path", str(image), Mode.EXCLUSIVE, str(image))
+            assert all(has_open(process.pid, disk) for _ in range(3000))
+        finally:
+            process.kill()
+
+
+def test_a_file_that_is_closed_looks_closed(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    disk = Resource("path", str(image), Mode.EXCLUSIVE, str(image))
+    program = "import sys; file = open(sys.argv[1]); print(); input(); file.close(); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", program, str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert has_open(process.pid, disk)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert not has_open(process.pid, disk)
+        process.kill()

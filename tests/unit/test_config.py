@@ -30,7 +30,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "acquire_seconds": "4",
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "disk_identity": "md5",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
-        "watchdog": "required",
+        "watchdog": "required", "via": "own",
     }  # fmt: skip
     names = [name for name in Settings.model_fields if name != "timing"]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
