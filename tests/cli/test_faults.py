@@ -63,6 +63,10 @@ def _lives_under_another(survey: Survey, first: SessionRef) -> bool:
 # --- hosts that die -------------------------------------------------------------------------------------------------
 
 
+_SAY_IF_IT_LIVES = 'case "$(cut -d " " -f 3,22 "/proc/$1/stat" 2>/dev/null)" in [ZX]*) ;; *" $2") echo both ;; esac'
+"""Whether the process $1 that started at $2 lives: a dead one may wait to be reaped, and its pid may be used again."""
+
+
 def test_the_lock_of_a_run_that_was_killed_goes_to_who_waits_and_only_after_its_guest_is_dead(
     quick_cluster: Cluster,
 ) -> None:
@@ -71,7 +75,8 @@ def test_the_lock_of_a_run_that_was_killed_goes_to_who_waits_and_only_after_its_
     before = cluster.survey().locks[0].stored
     second = cluster.start(
         "run", "--wait", "30", "--disk", "/san/x", "--",
-        "sh", "-c", 'kill -0 "$1" 2>/dev/null && echo both; echo "$ETCDLOCK_TOKEN"', "sh", str(before.record.pid),
+        "sh", "-c", f'{_SAY_IF_IT_LIVES}; echo "$ETCDLOCK_TOKEN"', "sh",
+        str(before.record.pid), str(before.record.pid_start),
         host="b",
     )  # fmt: skip
     os.kill(first.process.pid, signal.SIGKILL)
