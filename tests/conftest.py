@@ -7,6 +7,7 @@ inherits a mark in its environment, and one that is left over is ended, named, a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ import pytest
 
 MARK = f"MARK_OF_TESTS={uuid.uuid4().hex}"
 GRACE_SECONDS = 15.0
+_PR_SET_CHILD_SUBREAPER = 36
 LEFT_OVER = pytest.StashKey[list[str]]()
 
 
@@ -32,6 +34,14 @@ def pytest_configure() -> None:
     os.environ[name] = value
     for variable in [name for name in os.environ if name.startswith("ETCDLOCK_")]:
         del os.environ[variable]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Adopt no orphans from here on: starting guests in this process makes it adopt theirs, and what nobody reaps in a
+    later test's namespaces would keep these from ending.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.hookimpl(wrapper=True)
