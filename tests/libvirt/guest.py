@@ -29,11 +29,15 @@ def accelerator() -> str:
     return "kvm"
 
 
+LEASES, LOCKSPACE = "/san/leases", "reserved"
+"""Where an explicit lease is: a name that all hosts mean alike, and no file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guest:
     """A domain with a disk on each of the paths, then one for each of the `files`.
 
-    `machine` pc or q35; from q35 disks can be unplugged.
+    `machine` pc or q35; from q35 disks can be unplugged. `leases` are keys of explicit leases, all in one lockspace.
     """
 
     disks: tuple[str, ...]
@@ -41,6 +45,7 @@ class Guest:
     machine: str = "pc"
     name: str = "vm1"
     uuid: UUID = field(default_factory=uuid4)
+    leases: tuple[str, ...] = ()
 
     @property
     def xml(self) -> str:
@@ -55,6 +60,7 @@ class Guest:
               <devices>
                 <emulator>/usr/bin/qemu-system-x86_64</emulator>
                 {"".join(self.disk_xml(number) for number in range(len(self.paths)))}
+                {"".join(_lease_xml(key) for key in self.leases)}
                 <controller type='usb' model='none'/>
                 {"<controller type='scsi' model='virtio-scsi'/>" if self._bus == _VIRTIO_SCSI else ""}
                 <memballoon model='none'/>
@@ -96,3 +102,7 @@ def disk_xml(
           <target dev='{target}' bus='{bus}'/>
           {"".join(more)}
         </disk>"""
+
+
+def _lease_xml(key: str, /) -> str:
+    return f"<lease><lockspace>{LOCKSPACE}</lockspace><key>{key}</key><target path='{LEASES}'/></lease>"

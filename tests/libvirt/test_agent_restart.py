@@ -38,6 +38,14 @@ def the_agent_is_told_to_end(cluster: Cluster, host: LibvirtHost) -> None:
     cluster.start_agent(host)
 
 
+def the_agent_is_told_to_start_itself_anew(cluster: Cluster, host: LibvirtHost) -> None:
+    """As virtlockd is when libvirt's package is upgraded."""
+    agent = cluster.agent(host)
+    agent.signal(signal.SIGUSR1)
+    host.virsh("list")
+    assert agent.is_running
+
+
 def the_agent_is_away_for_longer_than_its_lease(cluster: Cluster, host: LibvirtHost) -> None:
     cluster.agent(host).kill()
     wait_until(lambda: cluster.records.session_lease(host.name) is None, what="the session has run out")
@@ -58,6 +66,7 @@ def an_operator_revokes_the_session(cluster: Cluster, host: LibvirtHost) -> None
         libvirtd_is_killed,
         both_are_killed,
         the_agent_is_told_to_end,
+        the_agent_is_told_to_start_itself_anew,
         the_agent_is_away_for_longer_than_its_lease,
         an_operator_revokes_the_session,
     ],
