@@ -277,6 +277,6 @@ def test_every_metric_that_an_alert_watches_exists() -> None:
 
 def test_no_event_is_counted_twice_and_none_that_nothing_notes() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in Path("etcdlock").rglob("*.py"))
-    noted = set(re.findall(r'note\(\s*"(\w+)"', sources)) | {"released", "handed_back", DROPPED}
+    noted = set(re.findall(r'(?:note\(\s*|Stage\.\w+: )"(\w+)"', sources)) | {"released", "handed_back", DROPPED}
     assert len({counted.event for counted in COUNTED}) == len(COUNTED)
     assert {one.event for one in (*COUNTED, *TIMED)} <= noted
