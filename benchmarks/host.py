@@ -18,12 +18,12 @@ from etcdlock.agent.context import Context
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
-from etcdlock.cli.wiring import make_context, open_store, start_guard
 from etcdlock.config import Settings, load
 from etcdlock.model import DomainId, Mode, Resource, SessionKind
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
 from etcdlock.transitions import Wanted
+from etcdlock.wiring import make_context, open_store, start_guard
 
 ANSWER_SECONDS = 30.0
 

@@ -61,7 +61,7 @@ def command(
 
 
 def _apart(settings: Settings, /, *, uid: int) -> Settings:
-    from etcdlock.cli.wiring import agent_host_id
+    from etcdlock.wiring import agent_host_id
 
     return settings.model_copy(update={"host_id": agent_host_id(settings, uid=uid)})
 
@@ -73,11 +73,11 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.agent.host import HostAgent
     from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
-    from etcdlock.cli.guarding import start_agents_guard
     from etcdlock.cli.host_facts import places
-    from etcdlock.cli.wiring import check_versions, make_context, open_store
+    from etcdlock.guarding import start_agents_guard
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
+    from etcdlock.wiring import check_versions, make_context, open_store
 
     allow_descriptors(DESCRIPTORS)
     async with open_store(settings) as store:

@@ -57,9 +57,9 @@ def command(
 
 async def _break(settings: Settings, target: str, /, *, by: str, reason: str) -> Document:
     from etcdlock.agent.breaking import declare_dead
-    from etcdlock.cli.wiring import make_context, open_store
     from etcdlock.documents import broken_document
     from etcdlock.model import SessionKind
+    from etcdlock.wiring import make_context, open_store
 
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.RUN)

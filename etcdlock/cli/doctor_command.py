@@ -55,7 +55,7 @@ async def _gather(settings: Settings, /) -> tuple[Facts, EtcdlockError | None]:
     from etcdlock.adapters.etcd_members import list_members
     from etcdlock.cli.diagnosis import Facts
     from etcdlock.cli.looking import look_with
-    from etcdlock.cli.wiring import etcd_options, open_store
+    from etcdlock.wiring import etcd_options, open_store
 
     async with open_store(settings) as store:
         reports = await store.inspect()

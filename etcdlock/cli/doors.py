@@ -15,10 +15,10 @@ from etcdlock.api import events, metrics
 from etcdlock.api.app import create_app
 from etcdlock.api.peer import Rules
 from etcdlock.api.server import ApiServer
-from etcdlock.cli.wiring import naming
 from etcdlock.errors import InvalidSetting
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
+from etcdlock.wiring import naming
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore

@@ -174,7 +174,7 @@ def lock_manager_in(conf: Path, /) -> tuple[str | None, str]:
 
 def own_hosts(settings: Settings, /) -> frozenset[str]:
     """The host ids that this user's programs have in the cluster; an agent that is not root's has one of its own."""
-    from etcdlock.cli.wiring import host_id
+    from etcdlock.wiring import host_id
 
     host, uid = host_id(settings), os.geteuid()
     return frozenset({host} | ({f"{host}.user-{uid}"} if uid else set()))
@@ -182,7 +182,7 @@ def own_hosts(settings: Settings, /) -> frozenset[str]:
 
 def wanted_by(settings: Settings, /) -> Wanted:
     """By the settings' rules."""
-    from etcdlock.cli.wiring import naming
+    from etcdlock.wiring import naming
 
     identify = naming(settings)
 

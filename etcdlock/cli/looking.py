@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etcdlock.cli.common import run_async
 from etcdlock.cli.exits import Exit
 from etcdlock.cli.via import Purpose, agent_for
-from etcdlock.cli.wiring import open_store
+from etcdlock.wiring import open_store
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore

@@ -117,9 +117,9 @@ class Interrupted(Exception):
 async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
     from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.solo import Solo
-    from etcdlock.cli.guarding import start_guard
-    from etcdlock.cli.wiring import check_versions, make_context, open_store
+    from etcdlock.guarding import start_guard
     from etcdlock.model import SessionKind
+    from etcdlock.wiring import check_versions, make_context, open_store
 
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.RUN, on_session_lost=action)

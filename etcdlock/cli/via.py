@@ -112,7 +112,7 @@ def _differing(settings: Settings, about: Document, purpose: Purpose, /) -> str:
 
 def _meant(settings: Settings, purpose: Purpose, /) -> dict[str, Any]:
     from etcdlock.adapters.machine import pid_namespace
-    from etcdlock.cli.wiring import agent_host_id
+    from etcdlock.wiring import agent_host_id
 
     cluster = {"cluster": settings.cluster, "prefix": settings.prefix}
     if purpose is not Purpose.RUN:

@@ -26,8 +26,8 @@ def read_wanted(
     settings: Settings, /, *, file: Path | None, uuid: str | None, name: str, disks: Sequence[str]
 ) -> tuple[DomainId, tuple[Resource, ...]]:
     """The domain and its resources, by this cluster's rules. Raises `InvalidInput`."""
-    from etcdlock.cli.wiring import naming
     from etcdlock.identity import distinct, with_readonly_rule
+    from etcdlock.wiring import naming
 
     identify = naming(settings)
     domain, wanted = _domain(file, uuid=uuid, name=name, identify=identify)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from etcdlock.adapters.guardlink import WatchdogReport
-from etcdlock.cli.guarding import agreed_timing, limits_of
 from etcdlock.config import Settings
 from etcdlock.errors import InvalidSetting, UnsafeTiming
 from etcdlock.guard.watchdog import ABSENT, BUSY, OPEN
+from etcdlock.guarding import agreed_timing, limits_of
 
 OPENED, TAKEN = WatchdogReport(OPEN, 6.0), WatchdogReport(BUSY, 0.0, "/dev/watchdog: in use")
 MISSING = WatchdogReport(ABSENT, 0.0, "/dev/watchdog: no such file")

@@ -1,4 +1,4 @@
-"""Puts the real adapters behind the ports; the only place, with the commands, that knows both."""
+"""Puts the real adapters behind the ports, for commands and for programs that embed the driver."""
 
 from __future__ import annotations
 
