@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  # a program beside its model, no package
 """Checks the model with spin: `make model`, or `python3 docs/model/check.py [--quick] [WEAKENING …]`.
 
 Without arguments every configuration is searched exhaustively and every weakening must be caught; a weakening that is
