@@ -76,6 +76,19 @@ class Session:
         return not self.lost and now < self.stop_at(timing)
 
 
+GREATEST_STEP = 100_000_000
+"""Revisions that no cluster makes between two heartbeats; the `--bump-revision` of a restore is told to add more."""
+
+
+def history_replaced(*, seen: int, revision: int) -> bool:
+    """Whether etcd was restored from a backup, or emptied: by its answer, at `revision`, to what was sent once `seen`
+    was known (0 if nothing was).
+
+    Within one history, an answer to what is sent later is of the same revision or a later one.
+    """
+    return revision < seen or 0 < seen < revision - GREATEST_STEP
+
+
 def session_id(kind: SessionKind, random_id: str, /) -> str:
     """An id that was never used before and says which program keeps the session: `agent-3f09…`.
 

@@ -78,6 +78,7 @@ class Courier:
             self._unsettled.remove(sent)  # every other error says that nothing was done
             raise
         self._unsettled.remove(sent)
+        self._member.saw(result.revision)
         if result.succeeded:
             return Answer(True, change.stored(result.revision), result)
         return Answer(False, decode_first(result.replies[1], decode_domain), result)

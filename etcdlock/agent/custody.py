@@ -4,6 +4,7 @@ Guaranteed: a frozen guest runs on only after every guard has armed it anew. Who
 its own: a re-join of the domain has committed, or a heartbeat of the very session that the domain's lock names. Either
 is proof that nobody had the lock in between: a takeover needs the obituary of that session, which needs the session's
 key to be gone, and the heartbeat found it standing; a re-join compares the record that a takeover would have rewritten.
+Neither is where etcd came back from a backup meanwhile: then a frozen guest is killed.
 
 While guards of an earlier agent live, which know nothing of all this, nothing is let run: they would take it for
 somebody else's doing, and kill.
@@ -12,6 +13,7 @@ somebody else's doing, and kill.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from etcdlock.errors import SessionLost
 from etcdlock.escalation import Action, Charge
@@ -30,12 +32,15 @@ class Custody:
         self._guard = guard
         self._action = action
         self._inherited: dict[GuestName, Guest] = {}
+        self._condemned: set[GuestName] = set()
 
     async def arm(self, guest: Guest, record: DomainRecord, /, *, session: str) -> None:
         """Arm a guest under the session that its lock names, or will name; one that was frozen runs on.
 
-        Raises what arming raises.
+        Raises what arming raises, and `SessionLost` for a guest that is condemned.
         """
+        if _name(guest) in self._condemned:
+            raise SessionLost(f"guest {guest.pid} stood while etcd's history was replaced: it does not run on")
         await self._guard.arm(guest, session=session, charge=charge_of(self._action, record))
         if self.is_frozen(guest) and not self._inherited:
             await self._guard.go_on(guest)
@@ -43,12 +48,22 @@ class Custody:
 
     def is_frozen(self, guest: Guest, /) -> bool:
         """Whether it stands for want of a proof, or may."""
-        return (guest.pid, guest.pid_start) in self._guard.frozen
+        return _name(guest) in self._guard.frozen
+
+    def condemn_frozen(self, guests: Iterable[Guest], /) -> None:
+        """etcd has another history than before: nothing in it proves that nobody had the locks of those that stand.
+
+        A guest that was not frozen was proven lately, in the history that has ended: nobody else can have had its lock.
+        """
+        for guest in filter(self.is_frozen, guests):
+            note("stood_through_a_restore", level=logging.ERROR, pid=guest.pid)
+            self._condemned.add(_name(guest))
+            guest.kill()
 
     def inherit(self, guest: Guest, /) -> None:
         """An earlier agent's guest: its guard may have frozen it, and may do so yet."""
         if self._action is Action.FREEZE:
-            self._inherited[guest.pid, guest.pid_start] = guest
+            self._inherited[_name(guest)] = guest
 
     async def earlier_guards_ended(self) -> None:
         """From now on none but our own guards watch: what they hold armed may run on."""
@@ -58,6 +73,10 @@ class Custody:
                 await self._guard.go_on(guest)
             except SessionLost as error:    # it waits for the next proof, or is gone
                 note("guest_stands_on", level=logging.WARNING, pid=guest.pid, error=error)
+
+
+def _name(guest: Guest) -> GuestName:
+    return guest.pid, guest.pid_start
 
 
 def charge_of(action: Action, record: DomainRecord, /) -> Charge:

@@ -199,6 +199,9 @@ class Ledger:
     async def carry_over(self, session: Session, /) -> None:
         """Re-join every domain into the new session; what has been taken by another meanwhile, its guest is killed."""
         until = session.stop_at(self._context.timing)
+        if self._member.history_replaced:
+            self.custody.condemn_frozen(holding.guest for holding in self._held.values())
+            self._member.history_replaced = False
         async with asyncio.TaskGroup() as carrying:  # together: one that cannot be carried over holds up no other
             for uuid in sorted(self._held):
                 carrying.create_task(self._carry_in_turn(uuid, until=until))

@@ -1,7 +1,8 @@
 """Keeps this program's session: joins, proves it, joins anew when its key is gone, leaves.
 
 Guaranteed: the guard hears of a proof only after the heartbeat committed, with the instant it was *sent*. A lease
-keepalive is sent beside every heartbeat so that etcd keeps the key; what it answers proves nothing.
+keepalive is sent beside every heartbeat so that etcd keeps the key; what it answers proves nothing. A heartbeat that
+finds the key standing in another history of etcd proves nothing either: the session counts as lost.
 
 Which clock: `ports.Clock`. Whether a lost session's locks are carried over is `ledger`'s part.
 """
@@ -20,7 +21,16 @@ from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
 from etcdlock.ports import Get, Guard, KeyRange, Txn
 from etcdlock.records import decode_contract, decode_session
-from etcdlock.session import Neighbour, Phase, Session, check_contract, duplicate_host, judge_neighbour, session_id
+from etcdlock.session import (
+    Neighbour,
+    Phase,
+    Session,
+    check_contract,
+    duplicate_host,
+    history_replaced,
+    judge_neighbour,
+    session_id,
+)
 from etcdlock.timing import EXPIRY_SCAN_SECONDS
 from etcdlock.transitions import heartbeat, join, leave, resume, write_obituary
 
@@ -47,6 +57,9 @@ class Member:
         self._guard = guard
         self._session: Session | None = None
         self._changed = asyncio.Event()
+        self._seen = 0
+        self.history_replaced = False
+        """Whether etcd was found to have another history than before, until the guests have been seen to for it."""
         self.last_failure = ""
         self.rounds = 0
         """How often `keep` has come round, whatever etcd said: it grows as long as the session is attended to."""
@@ -91,6 +104,20 @@ class Member:
         """A barrier has begun a new epoch of the session `ref`."""
         if self.session.ref == ref:
             self._session = self.session.moved(epoch)
+
+    def saw(self, revision: int, /) -> None:
+        """etcd has answered a transaction of ours at this revision."""
+        self._seen = max(self._seen, revision)
+
+    def _is_of_another_history(self, revision: int, /, *, seen: int) -> bool:
+        """Whether the answer to what was sent once `seen` was known says that etcd was restored or emptied."""
+        if not history_replaced(seen=seen, revision=revision):
+            self.saw(revision)
+            return False
+        note("etcd_history_replaced", level=logging.CRITICAL, host=self._context.host, seen=seen, revision=revision)
+        self._seen = revision
+        self.history_replaced = True
+        return True
 
     def found_missing(self, ref: SessionRef, /) -> None:
         """A committed transaction found the key of session `ref` gone."""
@@ -167,8 +194,9 @@ class Member:
         txn = join(
             context.keys, record, lease=lease, contract=contract, contract_revision=contract_revision, seen=seen
         )
-        sent_at = context.clock.now()
+        sent_at, known = context.clock.now(), self._seen
         result = await context.store.txn(txn)
+        self._is_of_another_history(result.revision, seen=known)
         if not result.succeeded:
             raise Unreachable("other sessions of this host came or the contract changed while joining")
         return Session(record, lease, result.revision, result.revision, sent_at)
@@ -259,7 +287,7 @@ class Member:
     async def _heartbeat(self, session: Session) -> bool:
         context = self._context
         context.clock.rate_error()  # measured between calls
-        sent_at = context.clock.now()
+        sent_at, known = context.clock.now(), self._seen
         try:
             result = await context.store.txn(heartbeat(context.keys, session))
         except EtcdlockError as error:
@@ -267,7 +295,7 @@ class Member:
             note("heartbeat_failed", level=level, session=session.ref, error=error)
             self.last_failure = str(error)
             return False
-        if not result.succeeded:
+        if self._is_of_another_history(result.revision, seen=known) or not result.succeeded:
             self.found_missing(session.ref)
             return False
         note("heartbeat", level=logging.DEBUG, session=session.ref, seconds=context.clock.now() - sent_at)

@@ -91,6 +91,7 @@ COUNTED = (
     Counted("guest_frozen", "guests_frozen", "guests frozen since their session could not be proven in time"),
     Counted("guest_goes_on", "guests_thawed", "frozen guests let run again: nobody had their locks in between"),
     Counted("robbed", "robbed", "domains of which others took a disk with a proof: their guests were killed"),
+    Counted("etcd_history_replaced", "histories_replaced", "times that etcd came back from a backup, or empty"),
     Counted("guest_stuck", "guests_stuck", "guests still alive when they had to be gone"),
     Counted("guest_gone", "guests_gone", "guests that have ended, for whatever reason"),
     Counted("guard_strikes", "guard_strikes", "guests killed by the guard process"),

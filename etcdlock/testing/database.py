@@ -106,6 +106,17 @@ class FakeEtcd:
         """Every TTL begins anew, as when another leader is elected."""
         self._leases.restart_all(now=_now())
 
+    def restore(self, revision: int, *, bump: int = 0, ttl_seconds: int = 10) -> None:
+        """Come back from a backup taken at `revision`: what was done since is gone, and its leases live once more.
+
+        `history` keeps what was done: it is the observer's, not etcd's.
+        """
+        self._mvcc.restore(revision, bump=bump)
+        for lease in {stored.lease for stored in self.contents() if stored.lease}:
+            self._leases.revive(lease, ttl_seconds=ttl_seconds, now=_now())
+            self._expire_in_time(lease)
+        self.changed.ring()
+
     def compact(self, revision: int) -> None:
         """Forget the history before this revision; raises `Rejected` where etcd refuses."""
         self._mvcc.compact(revision)

@@ -72,6 +72,10 @@ class LeaseTable:
         """Every lease has its full TTL before it again, as after an election."""
         self._terms = {lease: self._term(term.ttl_seconds, now=now) for lease, term in self._terms.items()}
 
+    def revive(self, lease: int, *, ttl_seconds: int, now: float) -> None:
+        """It has its full TTL before it, whether it had ended or not, as after a restore."""
+        self._terms[lease] = self._term(ttl_seconds, now=now)
+
     def end(self, lease: int) -> bool:
         """True if there was such a lease."""
         return self._terms.pop(lease, None) is not None

@@ -87,6 +87,13 @@ class Mvcc:
         """History from this revision on, in the order it happened, compacted or not."""
         return self._changes[bisect_left(self._changes, revision, key=attrgetter("revision")) :]
 
+    def restore(self, revision: int, *, bump: int) -> None:
+        """Be again what was there at `revision`, and go on from `bump` revisions later."""
+        self._live = {stored.key: stored for stored in self.find_at(KeyRange("", prefix=True), revision=revision)}
+        self._order = sorted(self._live)
+        self._changes = [change for change in self._changes if change.revision <= revision]
+        self.revision = revision + bump
+
     def compact(self, revision: int) -> None:
         """Watches from before this revision are refused from now on."""
         if not self.compacted < revision <= self.revision:
