@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     acquire_seconds: float = Field(default=10.0, gt=0, description="how long the agent lets libvirt wait for a lock")
     api_socket: str = Field(default="", description="where the agent listens for programs")
     api_group: str = Field(default="", description="the group whose members may look through the agent's API")
+    guard_socket: str = Field(default="", description="where systemd starts the agent's guard in a unit of its own")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
     on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
@@ -137,6 +138,11 @@ class Settings(BaseSettings):
     def api_path(self) -> str:
         """Where the agent's API is."""
         return self.api_socket or f"{self.run_folder}/agent.sock"
+
+    @property
+    def guard_path(self) -> str:
+        """Where systemd starts guards, if it does."""
+        return self.guard_socket or f"{self.run_folder}/guard.sock"
 
     @property
     def api_paths(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ from etcdlock.journal import note
 
 if TYPE_CHECKING:
     from etcdlock.adapters.guard_record import GuardRecord
-    from etcdlock.adapters.guardlink import Equipment, GuardLink, WatchdogReport
+    from etcdlock.adapters.guardlink import GuardLink, WatchdogReport
     from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.config import Settings
     from etcdlock.guard.rules import Limits
+    from etcdlock.guard.wire import Equipment
     from etcdlock.timing import Timing
 
 
@@ -28,7 +30,8 @@ async def start_guard(settings: Settings, /, *, started: Callable[[int], None]) 
     timing = settings.contract.timing
 
     async def start() -> GuardLink:
-        link = await GuardLink.start(limits=lambda _: limits_of(timing), equipment=_equipment(settings))
+        equipment = _equipment(settings, parent=os.getpid())
+        link = await GuardLink.start(limits=lambda _: limits_of(timing), equipment=equipment)
         started(link.pid)
         return link
 
@@ -56,7 +59,8 @@ async def start_agents_guard(settings: Settings, guards: GuardRecord, /) -> tupl
     async def start() -> GuardLink:
         wants = settings.watchdog != "off" and (not agreed or agreed[0].watchdog_seconds > 0)
         equipment = _equipment(settings, watchdog=settings.watchdog_device if wants else "")
-        link = await GuardLink.start(limits=limits, equipment=equipment)
+        link = await GuardLink.start(limits=limits, equipment=equipment, unit=settings.guard_path)
+        note("guard_started", pid=link.pid, in_its_own_unit=not link.is_child)
         guards.add(link.pid, watchdog_seconds=agreed[0].watchdog_seconds)
         return link
 
@@ -95,11 +99,11 @@ def limits_of(timing: Timing, /) -> Limits:
     )
 
 
-def _equipment(settings: Settings, /, *, watchdog: str = "") -> Equipment:
-    from etcdlock.adapters.guardlink import Equipment
+def _equipment(settings: Settings, /, *, watchdog: str = "", parent: int = 0) -> Equipment:
+    from etcdlock.guard.wire import Equipment
 
     command = (settings.on_session_lost_command,) if settings.on_session_lost_command else ()
-    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command)
+    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command, parent)
 
 
 def _without(settings: Settings, reason: str, /, *, lost: bool) -> None:

@@ -1,4 +1,4 @@
-"""`ports.Guard` over a socket to a guard process of our own.
+"""`ports.Guard` over a socket to a guard process that is there for us alone.
 
 The guard is started before anything is locked and outlives this process for as long as a guest is armed. Every call
 waits for its answer for a bounded time; a guard that does not answer in that time is as good as none, and the caller
@@ -11,42 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import etcdlock.guard
+from etcdlock.adapters.guard_process import GuardProcess, connect, spawn
 from etcdlock.errors import GuardLost, SessionLost
 from etcdlock.escalation import KILLED, Charge
 from etcdlock.guard import wire
 from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
 from etcdlock.guard.watchdog import BUSY, OFF, OPEN
+from etcdlock.guard.wire import Equipment
 from etcdlock.journal import note
 from etcdlock.ports import Guest, GuestName
 
 _ANSWER_WITHIN_SECONDS = 1.0
 _START_WITHIN_SECONDS = 10.0
+_UNIT_STARTS_WITHIN_SECONDS = 5.0
 _DEAD_WITHIN_SECONDS = 0.2
 _GUESTS_AT_ONCE = 64
 """Of so many the guard is asked before it has answered. A socket takes some 250 packets, and a full one does not say
 that the guard is dead: a new session or agent arms every guest of its host at the same moment."""
-_PROGRAM = Path(etcdlock.guard.__file__).with_name("__main__.py")
-
-
-@dataclass(frozen=True, slots=True)
-class Equipment:
-    """What a guard is given at its start: a watchdog's device and the timeout to ask it for, and the command for guests
-    that are to be stopped by one; empty where there is none.
-    """
-
-    watchdog: str = ""
-    watchdog_seconds: int = 0
-    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +57,10 @@ class WatchdogReport:
 NO_EQUIPMENT = Equipment()
 
 
-_SMALL = {"PYTHONMALLOC": "malloc", "LC_ALL": "C"}
-"""All of the guard's memory is locked, also what an allocator or a locale only reserves."""
-
 class GuardLink:
     """A running guard. Make it with `start`."""
 
-    def __init__(self, link: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, link: socket.socket, process: GuardProcess) -> None:
         self._link = link
         self._process = process
         self._serial = 0
@@ -91,12 +74,13 @@ class GuardLink:
 
     @classmethod
     async def start(
-        cls, *, limits: Callable[[WatchdogReport], Limits], equipment: Equipment = NO_EQUIPMENT
+        cls, *, limits: Callable[[WatchdogReport], Limits], equipment: Equipment = NO_EQUIPMENT, unit: str = ""
     ) -> GuardLink:
-        """Start a guard, and tell it the limits that follow from what became of the watchdog. Raises `GuardLost` if it
-        does not come up, and what `limits` raises.
+        """Start a guard, and tell it the limits that follow from what became of the watchdog. Where systemd listens on
+        `unit`, it is started there, and else as a child of ours. Raises `GuardLost` if it does not come up, and what
+        `limits` raises.
         """
-        link = await cls._begin(equipment)
+        link = await cls._begin_in_unit(unit, equipment) or await cls._begin(equipment)
         try:
             await link.keep_to(limits(link.watchdog))
         except BaseException:
@@ -107,17 +91,39 @@ class GuardLink:
     @classmethod
     async def _begin(cls, equipment: Equipment) -> GuardLink:
         try:
-            link = cls(*_spawn(equipment))
+            link = cls(*spawn())
         except OSError as error:
             raise GuardLost(f"the guard cannot be started, and without it nothing may run: {error}") from error
-        try:
-            await asyncio.wait_for(link._come_up(), _START_WITHIN_SECONDS)
-        except TimeoutError:
-            link.kill()
-        if link._died.is_set():
-            link.kill()
+        if not await link._comes_up(equipment, within_seconds=_START_WITHIN_SECONDS):
             raise GuardLost("the guard did not start: without it nothing may run")
         return link
+
+    @classmethod
+    async def _begin_in_unit(cls, unit: str, equipment: Equipment) -> GuardLink | None:
+        """A guard of one's own in the wrong cgroup is better than none: whatever fails here is only noted."""
+        try:
+            found = connect(unit) if unit else None
+        except OSError as error:
+            note("no_guard_in_its_unit", level=logging.WARNING, socket=unit, error=error)
+            return None
+        if found is None:
+            return None
+        link = cls(*found)
+        if await link._comes_up(equipment, within_seconds=_UNIT_STARTS_WITHIN_SECONDS):
+            return link
+        note("no_guard_in_its_unit", level=logging.WARNING, socket=unit, error="it does not come up")
+        return None
+
+    async def _comes_up(self, equipment: Equipment, *, within_seconds: float) -> bool:
+        """Whether it says so in time; if not, it is ended."""
+        try:
+            self._link.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(equipment)))
+            await asyncio.wait_for(self._ready_or_dead(), within_seconds)
+        except (TimeoutError, OSError):
+            self._died.set()
+        if self._died.is_set():
+            self.kill()
+        return not self._died.is_set()
 
     async def keep_to(self, limits: Limits, /) -> None:
         """Tell it the limits; before that, no session counts as proven there."""
@@ -125,8 +131,13 @@ class GuardLink:
 
     @property
     def pid(self) -> int:
-        """The guard's process; it is a child of this one and no guest's."""
+        """The guard's process; it is no guest's."""
         return self._process.pid
+
+    @property
+    def is_child(self) -> bool:
+        """Whether it is a child of this program, in its cgroup, and not in a unit of its own."""
+        return self._process.is_ours
 
     @property
     def frozen(self) -> frozenset[GuestName]:
@@ -174,25 +185,19 @@ class GuardLink:
         except GuardLost:
             self._process.kill()        # it hangs, and nothing is armed any more
         self._lose()
-        await asyncio.to_thread(self._reap, within_seconds=_ANSWER_WITHIN_SECONDS)
+        await asyncio.to_thread(self._process.wait, within_seconds=_ANSWER_WITHIN_SECONDS)
 
     def kill(self) -> None:
         """End it at once, whatever it guards: for one that hangs, before another takes its place."""
         self._process.kill()
         self._lose()
-        self._reap(within_seconds=_DEAD_WITHIN_SECONDS)
-
-    def _reap(self, *, within_seconds: float) -> None:
-        try:
-            self._process.wait(within_seconds)
-        except subprocess.TimeoutExpired:
-            self._process.returncode = 0      # it is init's child from the day we end
+        self._process.wait(within_seconds=_DEAD_WITHIN_SECONDS)
 
     async def died(self) -> None:
         """Come back when there is no guard any more: start another or stop the guests."""
         await self._died.wait()
 
-    async def _come_up(self) -> None:
+    async def _ready_or_dead(self) -> None:
         ready, died = asyncio.ensure_future(self._ready.wait()), asyncio.ensure_future(self._died.wait())
         try:
             await asyncio.wait((ready, died), return_when=asyncio.FIRST_COMPLETED)
@@ -223,19 +228,21 @@ class GuardLink:
 
     def _on_readable(self) -> None:
         try:
-            packet = self._link.recv(wire.LONGEST_PACKET_BYTES)
+            packet, pidfds, _, _ = socket.recv_fds(self._link, wire.LONGEST_PACKET_BYTES, 1)
         except BlockingIOError:
             return
         except ConnectionError:
-            packet = b""
+            packet, pidfds = b"", []
         if packet:
-            self._take_in(wire.unpack(packet))
+            self._take_in(wire.unpack(packet), pidfds=pidfds)
         else:
             self._lose()
 
-    def _take_in(self, fields: list[str]) -> None:
+    def _take_in(self, fields: list[str], *, pidfds: list[int]) -> None:
         match fields:
-            case [wire.READY, seconds, standing, reason]:
+            case [wire.READY, name, seconds, words]:
+                standing, _, reason = words.partition(" ")
+                self._process.introduce(wire.unpack_name(name), *pidfds)
                 self.watchdog = WatchdogReport(standing, float(seconds), reason)
                 self._ready.set()
             case [wire.WATCHING, seconds]:
@@ -278,32 +285,3 @@ class GuardLink:
                 answer.set_exception(ConnectionError("the guard is gone"))
         self._died.set()
 
-
-def _spawn(equipment: Equipment) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Our end of the socket and the process, in a session of its own: the terminal's signals are not for it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    words: Sequence[str] = (equipment.watchdog, str(equipment.watchdog_seconds), *equipment.command)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - our own program, from our own folder
-            (sys.executable, "-s", "-P", "-S", os.fspath(_PROGRAM), str(theirs.fileno()), *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-            cwd="/",
-            env=_environment(),
-        )
-    except OSError:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return ours, process
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what would change what is run."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_", "LC_"))}
-    return {**ours, **_SMALL}

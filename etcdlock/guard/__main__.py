@@ -1,8 +1,7 @@
-"""The guard process: python -s -P -S etcdlock/guard/__main__.py <socket> <watchdog> <timeout> [<command>]
+"""The guard process: python -s -P -S etcdlock/guard/__main__.py <socket>
 
 Stops every armed guest at its deadline, whatever state the program that armed it is in, and goes on until nothing of
-the guest lives, or it stands. `watchdog` is the path of a device, or empty; `timeout` what it is asked for, in seconds;
-`command` what is run for guests that are to be stopped by one.
+the guest lives, or it stands. How it is started, `program` says; what it is given then comes over the socket (`wire`).
 When the other end of its socket closes, it keeps the last deadlines and ends once no armed guest is left.
 
 It is locked into memory, scheduled in real time and spared by the OOM killer where the host allows that, and quietly
@@ -15,14 +14,24 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 
 if __name__ == "__main__" and not __package__:
     # Started by its path: name the package without running its __init__, so that nothing else of it is loaded.
-    from types import ModuleType
-
     _package = ModuleType("etcdlock")
     _package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     sys.modules["etcdlock"] = _package
+
+    class _Inspect(ModuleType):
+        """Stands for a module that `dataclasses` imports for classes unlike ours. With all that it imports in turn it
+        would be a seventh of our locked memory. Whoever needs anything of it gets it.
+        """
+
+        def __getattr__(self, name: str) -> object:
+            sys.modules.pop("inspect", None)
+            return getattr(__import__("inspect"), name)
+
+    sys.modules["inspect"] = _Inspect("inspect")
 
 import ctypes
 import resource
@@ -30,6 +39,7 @@ import signal
 import socket
 from contextlib import suppress
 
+from etcdlock.guard import wire
 from etcdlock.guard.command import Commands
 from etcdlock.guard.loop import Guard
 from etcdlock.guard.watchdog import Watchdog
@@ -100,13 +110,20 @@ def may_lock_all() -> bool:
 
 def main(arguments: list[str]) -> None:
     """Guard until the work is done."""
-    descriptor, device, timeout_seconds, *command = arguments
-    stand_apart(int(descriptor))
+    descriptor = int(arguments[0])
+    stand_apart(descriptor)
     stand_firm()
+    link = socket.socket(fileno=descriptor)
+    link.setblocking(True)      # nothing is to be done before it has come
+    packet = link.recv(wire.LONGEST_PACKET_BYTES)
+    if not packet:      # whoever wanted a guard is gone
+        return
+    equipment = wire.unpack_equipment(*wire.unpack(packet)[2:])
     guard = Guard(
-        socket.socket(fileno=int(descriptor)),
-        watchdog=Watchdog(device, wanted_seconds=int(timeout_seconds)),
-        commands=Commands(command),
+        link,
+        watchdog=Watchdog(equipment.watchdog, wanted_seconds=equipment.watchdog_seconds),
+        commands=Commands(equipment.command),
+        parent=equipment.parent,
     )
     signal.signal(signal.SIGUSR2, lambda *_: guard.give_way())
     guard.run()

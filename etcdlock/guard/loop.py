@@ -3,10 +3,7 @@
 It touches memory, its socket, pidfds and /proc: no disk, no log, no network. What the host refuses for the moment
 (descriptors, memory) is tried again at the next round: nothing but the end of its work ends the loop.
 
-Leaders are struck first, all of them, since what is left of a guest must be looked for in /proc. A guest is looked for
-from the moment it is armed, so that at its end the guard knows its processes although their parents are dead. Where
-its leader is a child of the program that started this guard, that program adopts what the guest leaves behind: then all
-later children of that program are the guest's, but for this guard.
+Leaders are struck first, all of them, since what is left of a guest must be looked for in /proc (`families`).
 
 What must stand is told so, looked at until it was seen to stand, and looked at again for as long as it must. This guard
 never lets anything run on by itself: it must be told that the guest is armed anew, and then to let it go on.
@@ -19,14 +16,16 @@ import select
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from etcdlock.escalation import Charge, Sight, Stage
 from etcdlock.guard import handle, instant, rules, table, wire
 from etcdlock.guard.command import Commands
+from etcdlock.guard.families import Families
 from etcdlock.guard.instant import Reading
 from etcdlock.guard.search import Search
 from etcdlock.guard.stillness import Stillness
-from etcdlock.guard.table import Name, Process, Table
+from etcdlock.guard.table import Name
 from etcdlock.guard.watchdog import Watchdog
 
 # The timeouts of poll stand still during a suspend: after one, a deadline is seen late by at most this.
@@ -39,20 +38,17 @@ _PACKETS_AT_ONCE = 100
 
 
 class Guard:
-    """Holds for each armed guest its pidfd and the processes recognised so far."""
+    """Holds for each armed guest its pidfd."""
 
-    def __init__(self, link: socket.socket, *, watchdog: Watchdog, commands: Commands) -> None:
+    def __init__(self, link: socket.socket, *, watchdog: Watchdog, commands: Commands, parent: int) -> None:
         link.setblocking(False)
         self._link: socket.socket | None = link
         self._watchdog = watchdog
         self._commands = commands
         self._state = rules.State(rules.Limits())
-        self._parent = os.getppid()
         self._pidfds: dict[Name, int] = {}
-        self._known: dict[Name, frozenset[Name]] = {}
         self._stillness: dict[Name, Stillness] = {}
         self._stands: dict[Name, bool] = {}
-        self._children: set[Name] = set()
         self._ended: set[Name] = set()
         self._look_at = 0.0
         self._look_at_frozen_at = 0.0
@@ -63,18 +59,32 @@ class Guard:
         self._poll.register(link, select.POLLIN)
         self._poll.register(self._search.descriptor, select.POLLIN)
         myself = table.look_up(os.getpid())
-        self._spared = frozenset({myself.name} if myself is not None else ())
+        if myself is None:      # it is there for as long as we are, unless /proc is not
+            raise FileNotFoundError("/proc/self/stat")
+        self._myself = myself.name
+        self._families = Families(parent=parent, myself=myself.name)
 
     def run(self) -> None:
         """Until closed, or left alone with nothing to guard, or with guests that a successor guards."""
         self._try(self._watch)
-        self._tell(wire.READY, self._watchdog.seconds, self._watchdog.standing, self._watchdog.reason)
+        self._introduce()
         while not self._is_over():
             for descriptor, _ in self._poll.poll(self._longest_wait()):
                 self._try(self._attend, descriptor)
             self._try(self._act)
             self._try(self._watch)
         self._watchdog.end(guests=bool(self._state.guests))
+
+    def _introduce(self) -> None:
+        """Say that we keep watch, and who we are: whoever has no child in us knows us by nothing else."""
+        watchdog = self._watchdog
+        words = wire.pack(wire.READY, self._myself, watchdog.seconds, f"{watchdog.standing} {watchdog.reason}")
+        if self._link is None:
+            return
+        pidfd = os.pidfd_open(self._myself.pid)
+        with suppress(BlockingIOError, ConnectionError):
+            socket.send_fds(self._link, [words], [pidfd], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        os.close(pidfd)
 
     def give_way(self) -> None:
         """Whoever comes after us guards everything: end, once what is being stopped here is gone. Nobody does while
@@ -175,7 +185,7 @@ class Guard:
 
     def _signal_families(self, names: tuple[Name, ...], number: int) -> bool:
         """Whether there was anybody left to signal."""
-        left = [process for name in names for process in self._known.get(name, ())]
+        left = [process for name in names for process in self._families.known(name)]
         for process in left:
             table.send(process, number=number)
         return bool(left)
@@ -211,14 +221,14 @@ class Guard:
         if names:
             seen = table.read_table()
             for name in names:
-                members = self._recognise(name, seen)
+                members = self._families.recognise(name, seen)
                 self._stands[name] = self._stillness.setdefault(name, Stillness()).look(members)
         for name in rules.overdue_to_freeze(self._state, now=now):      # whose program may have frozen it by now
             looks = [self._fresh_look(name) for _ in range(2)]
             self._stands[name] = looks[-1]
 
     def _fresh_look(self, name: Name) -> bool:
-        members = self._recognise(name, table.read_table())
+        members = self._families.recognise(name, table.read_table())
         return self._stillness.setdefault(name, Stillness()).look(members)
 
     def _let_go_on(self, name: Name) -> rules.Refusal | None:
@@ -239,22 +249,8 @@ class Guard:
         self._look_at = instant.read().steady_seconds + _LOOK_EVERY_SECONDS
         now = table.read_table()
         for name in self._pidfds:
-            self._recognise(name, now)
-            if name in self._ended and not self._known[name]:
+            if not self._families.recognise(name, now) and name in self._ended:
                 self._search.ask(name)
-
-    def _recognise(self, name: Name, now: Table) -> list[Process]:
-        """Its living processes; remembered for when the leader is gone and the table says less."""
-        found = table.family(
-            now, leader=name, known=self._known[name], adopter=self._adopter(name), spared=self._spared
-        )
-        self._known[name] = frozenset(process.name for process in found)
-        return found
-
-    def _adopter(self, name: Name) -> int:
-        """Who adopts this guest's orphans, if all that it adopts is this guest's."""
-        is_only_child = self._children == {name}
-        return self._parent if is_only_child and os.getppid() == self._parent else 0
 
     def _take_found(self) -> None:
         """A search is done. Gone: the leader has ended, and two looks with a search between them find nothing."""
@@ -264,19 +260,18 @@ class Guard:
             return
         now = table.read_table()
         for name in found.leaders & self._pidfds.keys():
-            self._known[name] |= found.marked[name]
-            self._recognise(name, now)
-            if name in self._ended and not found.marked[name] and not self._known[name]:
+            self._families.found(name, found.marked[name])
+            left = self._families.recognise(name, now)
+            if name in self._ended and not found.marked[name] and not left:
                 self._forget(name)
                 self._tell(wire.GONE, name)
 
     def _forget(self, name: Name) -> None:
         self._state = rules.disarm(self._state, name)
-        self._known.pop(name, None)
+        self._families.forget(name)
         self._stillness.pop(name, None)
         self._stands.pop(name, None)
         self._commands.end(name)
-        self._children.discard(name)
         pidfd = self._pidfds.pop(name, None)
         if pidfd is None:
             return
@@ -322,7 +317,7 @@ class Guard:
         self._poll.unregister(link)
         link.close()
         self._link = None
-        self._state = rules.abandon(self._state, self._children)
+        self._state = rules.abandon(self._state, self._families.of_our_parent)
         self._look()        # while whoever reaps the leader may not have done so yet
 
     def _obey(self, verb: str, rest: list[str], *, pidfds: list[int]) -> rules.Refusal | None:
@@ -370,15 +365,12 @@ class Guard:
         """See at once whether it stands, for the look of the next round to agree with."""
         self._signal_leader(name, signal.SIGSTOP)
         self._stillness[name] = Stillness()
-        self._stillness[name].look(self._recognise(name, table.read_table()))
+        self._stillness[name].look(self._families.recognise(name, table.read_table()))
 
     def _take_in(self, name: Name, *, pidfd: int) -> None:
         self._pidfds[name] = pidfd
-        self._known[name] = frozenset()
         self._poll.register(pidfd, select.POLLIN)
-        leader = table.look_up(name.pid)
-        if leader is not None and leader.name == name and leader.parent == self._parent:
-            self._children.add(name)
+        self._families.take_in(name)
         self._look_at = min(self._look_at, instant.read().steady_seconds + _FIRST_LOOK_SECONDS)
 
     def _tell(self, *fields: object) -> None:

@@ -2,7 +2,8 @@
 
 To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
 
-    limits <serial> <stop after> <act> <kill> <budget> <feed every>   seconds, as in `rules.Limits`; before all else
+    equip <serial> <timeout> <parent> <words>                         before all else; answered by `ready`
+    limits <serial> <stop after> <act> <kill> <budget> <feed every>   seconds, as in `rules.Limits`; next
     arm <serial> <pid>:<start> <session> <action> [<environment>]     with the guest's pidfd as ancillary data
     hold <serial> <pid>:<start> <session> <action> [<environment>]    the same for a guest that must not run
     go-on <serial> <pid>:<start>                                      armed anew, it may run on
@@ -10,16 +11,20 @@ To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
     disarm <serial> <pid>:<start>
     close <serial>
 
-An environment is `<name>=<value>`, each ended by a null byte.
+An environment is `<name>=<value>`, each ended by a null byte. The words of `equip` are the watchdog's device, which is
+asked for the timeout, and the command for guests that are to be stopped by one, divided by null bytes and empty where
+there is none. Its parent is the pid of the program that starts this guard and guests as its own children, or 0.
 
-From the guard, unasked: `ready` once it keeps watch, with what became of the watchdog: its timeout, its standing and
-the reason; `watching <timeout>` where it has the watchdog later; `striking`, `stuck`, `freezing`, `frozen`, `commanded`
-and `gone`, each followed by `<pid>:<start>`. Both ends come from one installation, so there are no versions here.
+From the guard, unasked: `ready` once it keeps watch, with its own `<pid>:<start>`, its pidfd as ancillary data, and
+what became of the watchdog: its timeout, its standing and the reason; `watching <timeout>` where it has the watchdog
+later; `striking`, `stuck`, `freezing`, `frozen`, `commanded` and `gone`, each followed by `<pid>:<start>`. Both ends
+come from one installation, so there are no versions here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from etcdlock.escalation import Action, Charge
 from etcdlock.guard.rules import Limits
@@ -27,9 +32,22 @@ from etcdlock.guard.table import Name
 
 LONGEST_PACKET_BYTES = 64 * 1024
 READY, DONE, REFUSED = "ready", "done", "refused"
-LIMITS, ARM, HOLD, GO_ON, PROVE, DISARM, CLOSE = "limits", "arm", "hold", "go-on", "prove", "disarm", "close"
+EQUIP, LIMITS, PROVE, CLOSE = "equip", "limits", "prove", "close"
+ARM, HOLD, GO_ON, DISARM = "arm", "hold", "go-on", "disarm"
 STRIKING, STUCK, GONE, WATCHING = "striking", "stuck", "gone", "watching"
 FREEZING, FROZEN, COMMANDED = "freezing", "frozen", "commanded"
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a guard is given at its start: a watchdog's device and the timeout to ask it for, and the command for guests
+    that are to be stopped by one; empty where there is none. `parent` as in `equip`.
+    """
+
+    watchdog: str = ""
+    watchdog_seconds: int = 0
+    command: tuple[str, ...] = ()
+    parent: int = 0
 
 
 def pack(*fields: object) -> bytes:
@@ -46,6 +64,19 @@ def unpack_name(text: str) -> Name:
     """A guest's leader."""
     pid, _, start = text.partition(":")
     return Name(int(pid), int(start))
+
+
+def pack_equipment(equipment: Equipment) -> tuple[int, str]:
+    """The third and fourth field of `equip`."""
+    words = "\0".join((equipment.watchdog, *equipment.command))
+    return equipment.watchdog_seconds, f"{equipment.parent} {words}"
+
+
+def unpack_equipment(seconds: str, rest: str) -> Equipment:
+    """As `pack_equipment` has packed it."""
+    parent, words = rest.split(" ", 1)
+    watchdog, *command = words.split("\0")
+    return Equipment(watchdog, int(seconds), tuple(command), int(parent))
 
 
 def pack_charge(session: str, charge: Charge) -> str:

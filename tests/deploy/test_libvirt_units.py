@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from configparser import RawConfigParser
@@ -27,9 +28,9 @@ def read(unit: Path) -> RawConfigParser:
 def test_systemd_understands_every_line_of_the_units(tmp_path: Path, folder: Path, manager: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
-    units = [tmp_path / unit.name for unit in sorted(folder.glob("etcdlock-agent.*"))]
+    units = [tmp_path / unit.name for unit in sorted(folder.glob("etcdlock-*.s*"))]
     for unit in units:
-        text = (folder / unit.name).read_text(encoding="utf-8").replace("/usr/bin/etcdlock", "/bin/true")
+        text = re.sub("/usr/bin/etcdlock[a-z-]*", "/bin/true", (folder / unit.name).read_text(encoding="utf-8"))
         unit.write_text(text, encoding="utf-8")
     verified = subprocess.run(
         ["systemd-analyze", manager, "verify", "--man=no", *units],
@@ -40,7 +41,7 @@ def test_systemd_understands_every_line_of_the_units(tmp_path: Path, folder: Pat
         timeout=60,
     )
     complaints = [line for line in verified.stderr.splitlines() if "etcdlock" in line]
-    assert (len(units), verified.returncode, complaints) == (2, 0, [])
+    assert (len(units), verified.returncode, complaints) == (4, 0, [])
 
 
 @pytest.mark.parametrize("folder", [SYSTEM, USER], ids=["system", "user"])
@@ -48,6 +49,16 @@ def test_nothing_but_the_agent_itself_is_ever_ended_since_its_guard_must_outlive
     service = read(folder / SERVICE.name)["Service"]
     assert service["KillMode"] == "process"
     assert service["OOMPolicy"] == "continue"
+
+
+@pytest.mark.parametrize("folder", [SYSTEM, USER], ids=["system", "user"])
+def test_nobody_ends_a_guard_and_the_agent_has_one_to_ask_for(folder: Path) -> None:
+    unit, agent = read(folder / "etcdlock-guard@.service"), read(folder / SERVICE.name)["Unit"]
+    assert (unit["Service"]["KillMode"], unit["Service"]["SendSIGKILL"]) == ("process", "no")
+    assert unit["Unit"]["RefuseManualStop"] == "yes"
+    assert unit["Unit"]["DefaultDependencies"] == "no", "else a shutdown would stop it"
+    assert read(folder / "etcdlock-guard.socket")["Socket"]["Accept"] == "yes"
+    assert (agent["Wants"].split()[0], "etcdlock-guard.socket" in agent["After"]) == ("etcdlock-guard.socket", True)
 
 
 def test_the_record_of_the_guards_outlives_the_agent() -> None:

@@ -18,6 +18,7 @@ from etcdlock.adapters.guardlink import GuardLink
 from etcdlock.adapters.processes import LocalGuests
 from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.guard.rules import Limits
+from etcdlock.guard.wire import Equipment
 
 
 async def main(budget_seconds: float, command: list[str]) -> None:
@@ -27,7 +28,7 @@ async def main(budget_seconds: float, command: list[str]) -> None:
     limits = Limits(budget_seconds, act_seconds=2.5, kill_seconds=5.0, budget_seconds=budget_seconds + 5.0)
 
     async def start() -> GuardLink:
-        link = await GuardLink.start(limits=lambda _: limits)
+        link = await GuardLink.start(limits=lambda _: limits, equipment=Equipment(parent=os.getpid()))
         guests.spare(link.pid)
         print(link.pid, flush=True)
         return link

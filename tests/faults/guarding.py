@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from etcdlock.adapters.clock import BootClock
 from etcdlock.guard import table, wire
 from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
+from etcdlock.guard.wire import Equipment
 
 DEADLINE_SECONDS = 15.0
 BUDGET_SECONDS = 1.2
@@ -129,13 +131,14 @@ def raw_guard(*options: str) -> Iterator[tuple[socket.socket, subprocess.Popen[b
     """A guard that nobody has prepared the ground for, and our end of its socket. It is ready."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-S", *options, str(GUARD), str(theirs.fileno()), "", "0"]
+    command = [sys.executable, "-I", "-S", *options, str(GUARD), str(theirs.fileno())]
     passed, pipe = (theirs.fileno(), writing), subprocess.PIPE
     with ours, theirs, subprocess.Popen(command, pass_fds=passed, stdin=pipe, stdout=pipe, stderr=pipe) as guard:
         os.close(writing)
         theirs.close()
         ours.settimeout(DEADLINE_SECONDS)
-        assert ours.recv(100) == b"ready 0.0 off "
+        ours.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(Equipment())))
+        assert re.fullmatch(rb"ready \d+:\d+ 0\.0 off ", ours.recv(100))
         ours.send(wire.pack(wire.LIMITS, 0, *wire.pack_limits(Limits(10.0, 0.5, 1.0, 11.0))))
         assert ours.recv(100) == b"done 0"
         try:

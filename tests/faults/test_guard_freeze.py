@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdlock.adapters.guardlink import Equipment, GuardLink
+from etcdlock.adapters.guardlink import GuardLink
 from etcdlock.adapters.host_processes import HostProcesses
 from etcdlock.adapters.processes import LocalGuest, LocalGuests
 from etcdlock.agent.kept_guard import KeptGuard
@@ -20,6 +20,7 @@ from etcdlock.errors import SessionLost
 from etcdlock.escalation import Action, Charge
 from etcdlock.guard import table
 from etcdlock.guard.table import Name
+from etcdlock.guard.wire import Equipment
 from tests.faults.guarding import CLOCK, SLACK_SECONDS, comes_true, ends, limits, run
 
 BUDGET_SECONDS = 0.8
@@ -52,9 +53,8 @@ class Scene:
 
     async def begin(self, guests: LocalGuests, *, command: tuple[str, ...] = ()) -> None:
         async def start() -> GuardLink:
-            link = await GuardLink.start(
-                limits=limits(BUDGET_SECONDS, kill_seconds=3.0), equipment=Equipment(command=command)
-            )
+            equipment = Equipment(command=command, parent=os.getpid())
+            link = await GuardLink.start(limits=limits(BUDGET_SECONDS, kill_seconds=3.0), equipment=equipment)
             guests.spare(link.pid)
             self.links.append(link)
             return link

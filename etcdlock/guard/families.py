@@ -1,0 +1,61 @@
+"""Which processes belong to each guest of this guard, remembered from look to look.
+
+A guest is looked for from the moment it is armed, so that at its end the guard knows its processes although their
+parents are dead. Where its leader is a child of the program that started this guard as a child, too, that program
+adopts what the guest leaves behind: then all later children of that program are the guest's, but for this guard.
+"""
+
+from __future__ import annotations
+
+import os
+
+from etcdlock.guard import table
+from etcdlock.guard.table import Name, Process, Table
+
+
+class Families:
+    """`parent` as in `wire.Equipment`; `myself` is this guard, which is nobody's."""
+
+    def __init__(self, *, parent: int, myself: Name) -> None:
+        self._parent = parent
+        self._spared = frozenset({myself})
+        self._known: dict[Name, frozenset[Name]] = {}
+        self._children: set[Name] = set()
+
+    @property
+    def of_our_parent(self) -> frozenset[Name]:
+        """The guests that the program which has started this guard has started as well."""
+        return frozenset(self._children)
+
+    def take_in(self, leader: Name, /) -> None:
+        """A guest comes."""
+        self._known[leader] = frozenset()
+        process = table.look_up(leader.pid)
+        if process is not None and process.name == leader and process.parent == self._parent:
+            self._children.add(leader)
+
+    def forget(self, leader: Name, /) -> None:
+        """It is gone."""
+        self._known.pop(leader, None)
+        self._children.discard(leader)
+
+    def known(self, leader: Name, /) -> frozenset[Name]:
+        """What was recognised at the last look."""
+        return self._known.get(leader, frozenset())
+
+    def found(self, leader: Name, members: frozenset[Name], /) -> None:
+        """These are the guest's, too."""
+        self._known[leader] |= members
+
+    def recognise(self, leader: Name, now: Table, /) -> list[Process]:
+        """Its living processes; remembered for when the leader is gone and the table says less."""
+        found = table.family(
+            now, leader=leader, known=self._known[leader], adopter=self._adopter(leader), spared=self._spared
+        )
+        self._known[leader] = frozenset(process.name for process in found)
+        return found
+
+    def _adopter(self, leader: Name) -> int:
+        """Who adopts this guest's orphans, if all that it adopts is this guest's."""
+        is_only_child = self._parent > 0 and self._children == {leader}
+        return self._parent if is_only_child and os.getppid() == self._parent else 0
