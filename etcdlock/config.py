@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,40 @@ FILE_VARIABLE = "CONFIG"
 """Names the file, so it cannot stand in the file; no setting either."""
 LISTS = frozenset(("endpoints", "local_folders"))
 """Several values, separated by commas in the environment."""
+
+
+TABLES = frozenset(("timing", "fence"))
+"""Settings that are tables in the file."""
+SECRET = re.compile(r"(passwd|password|secret|secret_key|token|cookie)$")
+"""How options of fence agents are called that are read from files alone."""
+
+
+class FenceDevice(BaseModel):
+    """Under `[fence.HOST]`: what switches the host off. Of several (`[[fence.HOST]]`) all have to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agent: str = Field(description="the fence agent's program")
+    options: dict[str, str | bool | int | float] = Field(default_factory=dict, description="its options")
+    secrets: dict[str, str] = Field(default_factory=dict, description="for each secret option the file that holds it")
+
+    @model_validator(mode="after")
+    def _can_be_said(self) -> FenceDevice:
+        if not self.agent.startswith("/"):
+            raise ValueError(f"agent is {self.agent!r}: give an absolute path, such as /usr/sbin/fence_ipmilan")
+        for name, value in {**self.options, **self.secrets}.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "action":
+                raise ValueError(f"{name!r} is no option that can be set")
+            if not str(value).isprintable():
+                raise ValueError(f"option {name!r} has characters that cannot be printed")
+        for name in self.options:
+            if SECRET.search(name):
+                raise ValueError(f"option {name!r} is a secret: put it into a file, and name that under secrets")
+        return self
+
+    def spelled(self) -> dict[str, str]:
+        """The options as agents read them."""
+        return {name: str(int(item)) if isinstance(item, bool) else str(item) for name, item in self.options.items()}
 
 
 class TimingSettings(BaseModel):
@@ -83,11 +118,15 @@ class Settings(BaseSettings):
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
     on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
+    fencing: Literal["manual", "automatic"] = Field(default="manual", description="who has hosts fenced")
+    fence_after_seconds: float = Field(default=10.0, ge=0, description="how long a host is missing before that")
+    fence_timeout_seconds: float = Field(default=60.0, gt=0, description="how long a fence agent may take")
     watchdog: Literal["off", "automatic", "required"] = Field(default="off", description="whether the agent has one")
     watchdog_device: str = Field(default="/dev/watchdog", description="the host's watchdog device")
     via: Literal["auto", "agent", "own"] = Field(default="auto", description="whether commands go through the agent")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")
+    fence: dict[str, tuple[FenceDevice, ...]] = Field(default_factory=dict, description="how hosts are switched off")
 
     @classmethod
     def settings_customise_sources(
@@ -109,6 +148,14 @@ class Settings(BaseSettings):
             return tuple(sorted({check_local_folder(folder) for folder in folders}))
         except InvalidInput as error:
             raise ValueError(f"{error}; {error.hint}" if error.hint else str(error)) from error
+
+    @field_validator("fence", mode="before")
+    @classmethod
+    def _one_or_several(cls, tables: object) -> object:
+        """One table stands for a list of one."""
+        if not isinstance(tables, Mapping):
+            return tables
+        return {host: (table,) if isinstance(table, Mapping) else table for host, table in tables.items()}
 
     @model_validator(mode="after")
     def _has_its_command(self) -> Settings:
@@ -237,11 +284,17 @@ def _explained(error: ValidationError, sources: tuple[tuple[str, Mapping[str, An
     key = ".".join(path)
     where = next((name for name, values in reversed(sources) if path and _has(values, path)), "settings")
     if mistake["type"] == "extra_forbidden":
-        table = TimingSettings.model_fields if len(path) > 1 else Settings.model_fields
+        table = _fields_of(path)
         close = difflib.get_close_matches(path[-1], list(table), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "docs/CONFIGURATION.md lists every setting"
         return InvalidSetting(f"{where}: there is no setting {key!r} (value {mistake['input']!r})", hint=hint)
     return InvalidSetting(f"{where}: {key} is {mistake['input']!r}: {mistake['msg']}")
+
+
+def _fields_of(path: list[str]) -> Mapping[str, Any]:
+    if len(path) < 2:
+        return Settings.model_fields
+    return FenceDevice.model_fields if path[0] == "fence" else TimingSettings.model_fields
 
 
 def _has(values: Mapping[str, Any], path: list[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etcdlock.errors import EtcdlockError, HeldElsewhere
-from etcdlock.model import Blocker, DomainId, Obituary, Resource
+from etcdlock.model import Blocker, DomainId, Fencing, Obituary, Resource
 
 if TYPE_CHECKING:
     from etcdlock.inquiry import Answer, Question
@@ -51,6 +51,20 @@ def obituary_document(obituary: Obituary, /) -> Document:
         "by": obituary.by,
         "reason": obituary.reason,
         "when": obituary.when,
+    }
+
+
+def fencing_document(record: Fencing, /) -> Document:
+    """The latest attempt to fence a host."""
+    return {
+        "host": record.host,
+        "sessions": list(record.sessions),
+        "state": record.state,
+        "by": record.by,
+        "reason": record.reason,
+        "attempt": record.attempt,
+        "detail": record.detail,
+        "when": record.when,
     }
 
 
@@ -111,6 +125,7 @@ def sessions_document(survey: Survey, /, *, cluster: str) -> Document:
         "cluster": cluster,
         "revision": survey.revision,
         "sessions": [session_document(view) for view in survey.sessions],
+        "fencings": [fencing_document(item.record) for item in survey.fencings],
     }
 
 

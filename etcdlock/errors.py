@@ -30,6 +30,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     ├── Unreachable             no etcd answered and nothing was sent: nothing was done
     │   └── NoAgent             … because this host's agent was asked, and none listens
     ├── OutcomeUnknown          it was sent and may have been done, now or some seconds from now
+    │   └── NotConfirmedOff     … to a host's power: it may be off, and nobody has confirmed it
     ├── SessionLost             the session can no longer be proven: nothing may run under it
     │   └── GuardLost           … because there is no guard that would stop it
     ├── NoSuchGuest             there is no such process any more: it holds nothing
@@ -180,6 +181,10 @@ class NoAgent(Unreachable):
 
 class OutcomeUnknown(EtcdlockError):
     """It was sent; it may have been done, or may yet be done seconds from now."""
+
+
+class NotConfirmedOff(OutcomeUnknown):
+    """A fence agent has failed, or does not say that the host is off: it proves nothing."""
 
 
 class SessionLost(EtcdlockError):

@@ -137,6 +137,20 @@ def sessions_to_break(survey: Survey, target: str, /) -> tuple[SessionRef, ...]:
     return tuple(view.ref for view in views if view.standing is Standing.SILENT)
 
 
+def sessions_to_fence(survey: Survey, host: str, /, *, forced: bool) -> tuple[SessionView, ...]:
+    """The sessions whose end a fence agent's word would prove; those that live first, and only if that is `forced`.
+
+    Raises `SessionAlive` where one lives otherwise, and `InvalidInput` for a host that the cluster has never heard of.
+    """
+    if host not in survey.hosts:
+        raise _unknown(survey, host)
+    views = [view for view in survey.sessions if view.ref.host == host]
+    living = [view for view in views if view.standing is Standing.ALIVE]
+    if living and not forced:
+        raise _alive(survey, living[0], whole_host=False)
+    return (*living, *(view for view in views if view.standing is Standing.SILENT))
+
+
 def _split_target(survey: Survey, target: str) -> tuple[str, str]:
     """Host and session id, which is empty for the whole host; a host's id may itself have slashes."""
     if target in survey.hosts:
@@ -145,8 +159,12 @@ def _split_target(survey: Survey, target: str) -> tuple[str, str]:
     known = {view.ref for view in survey.sessions} | {item.dead for item in survey.obituaries}
     if SessionRef(host, session) in known:
         return host, session
+    raise _unknown(survey, target)
+
+
+def _unknown(survey: Survey, target: str) -> InvalidInput:
     hosts = ", ".join(escaped(name) for name in survey.hosts) or "none"
-    raise InvalidInput(
+    return InvalidInput(
         f"there is no host or session {escaped(target)!r} in this cluster; its hosts: {hosts}",
         hint="`etcdlock hosts` lists hosts and sessions",
     )

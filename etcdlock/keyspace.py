@@ -3,6 +3,7 @@
     <prefix>/<cluster>/cluster
     <prefix>/<cluster>/hosts/<host>/<session>
     <prefix>/<cluster>/lost/<host>/<session>
+    <prefix>/<cluster>/fencing/<host>
     <prefix>/<cluster>/domains/<uuid>
     <prefix>/<cluster>/resources/<lockspace>/<name>/exclusive
     <prefix>/<cluster>/resources/<lockspace>/<name>/shared/<uuid>
@@ -91,6 +92,15 @@ class Keyspace:
     def obituaries(self) -> KeyRange:
         """All obituaries."""
         return KeyRange(f"{self.root}lost/", prefix=True)
+
+    def fencing(self, host: str, /) -> str:
+        """The latest attempt to fence a host."""
+        return f"{self.root}fencing/{segment(host)}"
+
+    @property
+    def fencings(self) -> KeyRange:
+        """The latest attempts for all hosts."""
+        return KeyRange(f"{self.root}fencing/", prefix=True)
 
     def domain(self, uuid: UUID, /) -> str:
         """A domain's lock."""

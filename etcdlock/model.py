@@ -178,6 +178,44 @@ class Obituary:
     when: str
 
 
+class FencingState(StrEnum):
+    """What is known of an attempt to fence a host."""
+
+    UNDER_WAY = "under way"
+    """Or whoever made it has died meanwhile."""
+    FAILED = "failed"
+    """Nobody has confirmed that the host is off; it may be."""
+    OFF = "off"
+    """A fence agent has confirmed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fencing:
+    """The latest attempt to fence a host, kept in etcd: who makes it, why, and what came of it.
+
+    `sessions` are the ids of the host's sessions that it is about; `attempt` counts the attempts for the same ones.
+    `claimant` is the session of the agent that makes it, None if an operator does.
+    """
+
+    host: str
+    sessions: tuple[str, ...]
+    by: str
+    reason: str
+    attempt: int
+    state: FencingState
+    detail: str
+    when: str
+    claimant: SessionRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFencing:
+    """A fencing record together with the revision that last wrote it."""
+
+    record: Fencing
+    mod_revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Blocker:
     """One reason for a refusal. `resource` is None where the domain itself is held.

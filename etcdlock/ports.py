@@ -271,6 +271,32 @@ class Processes(Protocol):
         ...
 
 
+class Power(StrEnum):
+    """What a switch says."""
+
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class PowerSwitch(Protocol):
+    """Cuts a host off from its power, or from its storage, for good: a fence agent with its parameters.
+
+    `label` names it for people, and shows no secret. Every call is bounded in time.
+    """
+
+    @property
+    def label(self) -> str: ...
+
+    async def off(self) -> None:
+        """Switch it off. Raises `NotConfirmedOff` if that failed, or may have."""
+        ...
+
+    async def state(self) -> tuple[Power, str]:
+        """How it stands now, and where that is not known why."""
+        ...
+
+
 GuestName = tuple[int, int]
 """pid and start time."""
 

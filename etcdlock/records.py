@@ -17,6 +17,8 @@ from etcdlock.errors import CorruptRecord, NewerFormat
 from etcdlock.model import (
     DomainId,
     DomainRecord,
+    Fencing,
+    FencingState,
     LockState,
     Machine,
     Mode,
@@ -28,6 +30,7 @@ from etcdlock.model import (
     SessionRecord,
     SessionRef,
     StoredDomain,
+    StoredFencing,
     StoredResource,
 )
 from etcdlock.ports import KeyValue
@@ -95,6 +98,12 @@ class Fields:
         if not all(isinstance(item, dict) for item in found):
             raise self.wrong(name, "a list of objects")
         return tuple(Fields(self.key, item) for item in found)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        found = self._typed(name, list)
+        if not all(isinstance(item, str) for item in found):
+            raise self.wrong(name, "a list of texts")
+        return tuple(found)
 
     def wrong(self, name: str, rule: str) -> CorruptRecord:
         shown = repr(self.values.get(name, "missing"))[:80]
@@ -226,6 +235,39 @@ def decode_resource(stored: KeyValue, /) -> StoredResource:
     fields = Fields.parse(stored)
     record = ResourceRecord(domain=_read_domain(fields.inner("domain")), resource=_read_resource(fields))
     return StoredResource(record, stored.mod_revision)
+
+
+def encode_fencing(record: Fencing, /) -> bytes:
+    """Value of a host's fencing record."""
+    claimant = record.claimant
+    return _encode(
+        host=record.host,
+        sessions=list(record.sessions),
+        by=record.by,
+        reason=record.reason,
+        attempt=record.attempt,
+        state=record.state,
+        detail=record.detail,
+        when=record.when,
+        **({"claimant": {"host": claimant.host, "session": claimant.session}} if claimant else {}),
+    )
+
+
+def decode_fencing(stored: KeyValue, /) -> StoredFencing:
+    """Inverse of `encode_fencing`, with the revision; raises `CorruptRecord`."""
+    fields = Fields.parse(stored)
+    record = Fencing(
+        host=fields.text("host"),
+        sessions=fields.texts("sessions"),
+        by=fields.text("by"),
+        reason=fields.text("reason"),
+        attempt=fields.number("attempt"),
+        state=fields.choice("state", FencingState),
+        detail=fields.text("detail"),
+        when=fields.text("when"),
+        claimant=_ref(fields.inner("claimant")) if "claimant" in fields.values else None,
+    )
+    return StoredFencing(record, stored.mod_revision)
 
 
 R = TypeVar("R")

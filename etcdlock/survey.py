@@ -25,10 +25,18 @@ from etcdlock.model import (
     SessionRecord,
     SessionRef,
     StoredDomain,
+    StoredFencing,
     StoredResource,
 )
 from etcdlock.ports import KeyValue, Snapshot
-from etcdlock.records import decode_contract, decode_domain, decode_obituary, decode_resource, decode_session
+from etcdlock.records import (
+    decode_contract,
+    decode_domain,
+    decode_fencing,
+    decode_obituary,
+    decode_resource,
+    decode_session,
+)
 
 R = TypeVar("R")
 
@@ -147,6 +155,7 @@ class Survey:
     resources: tuple[StoredResource, ...]
     obituaries: tuple[Obituary, ...]
     leftovers: tuple[Leftover, ...]
+    fencings: tuple[StoredFencing, ...] = ()
 
     @property
     def stale_locks(self) -> tuple[LockView, ...]:
@@ -162,6 +171,10 @@ class Survey:
     def hosts(self) -> tuple[str, ...]:
         """Every host that is named by a session, a lock or an obituary."""
         return tuple(sorted({view.ref.host for view in self.sessions} | {item.dead.host for item in self.obituaries}))
+
+    def fencing_of(self, host: str, /) -> StoredFencing | None:
+        """The latest attempt to fence a host."""
+        return next((item for item in self.fencings if item.record.host == host), None)
 
     def lock_of(self, uuid: UUID, /) -> LockView | None:
         """The lock of one domain."""
@@ -183,6 +196,7 @@ def take_survey(snapshot: Snapshot, /, *, keys: Keyspace) -> Survey:
         resources=tuple(shelves.resources),
         obituaries=tuple(shelves.obituaries),
         leftovers=(*shelves.leftovers, *_disagreements(shelves), *_needless(shelves, alive)),
+        fencings=tuple(shelves.fencings),
     )
 
 
@@ -199,6 +213,7 @@ class _Shelves:
     obituaries: list[Obituary] = field(default_factory=list)
     domains: list[StoredDomain] = field(default_factory=list)
     resources: list[StoredResource] = field(default_factory=list)
+    fencings: list[StoredFencing] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
 
     def put(self, stored: KeyValue, /) -> None:
@@ -218,6 +233,8 @@ class _Shelves:
             self._add(self.sessions, decode_session(stored), key, lambda record: keys.session(record.ref))
         elif key.startswith(keys.obituaries.key):
             self._add(self.obituaries, decode_obituary(stored), key, lambda record: keys.obituary(record.dead))
+        elif key.startswith(keys.fencings.key):
+            self._add(self.fencings, decode_fencing(stored), key, lambda item: keys.fencing(item.record.host))
         elif key.startswith(keys.domains.key):
             self._add(self.domains, decode_domain(stored), key, lambda item: _domain_key(keys, item))
         elif key.startswith(keys.resources.key):

@@ -32,7 +32,7 @@ async def declare_dead(context: Context, target: str, /, *, by: str, reason: str
     survey = take_survey(await context.store.read(context.keys.everything), keys=context.keys)
     dead = sessions_to_break(survey, target)
     wanted = [Obituary(ref, Proof.OPERATOR, by, reason, context.since()) for ref in dead]
-    standing = [await _prove(context, obituary, until=until) for obituary in wanted]
+    standing = [await prove(context, obituary, until=until) for obituary in wanted]
     return Broken(tuple(standing), tuple(lock for lock in survey.locks if lock.stored.record.owner in dead))
 
 
@@ -45,7 +45,8 @@ def words(given: str | None, /, *, name: str, purpose: str) -> str:
     return given.strip()
 
 
-async def _prove(context: Context, obituary: Obituary, /, *, until: float) -> Obituary:
+async def prove(context: Context, obituary: Obituary, /, *, until: float) -> Obituary:
+    """Write it; the proof that now stands, which may be an earlier one. Raises `SessionAlive`, as above otherwise."""
     async for attempt in context.patiently(until=until):
         with attempt:
             result = await context.store.txn(write_obituary(context.keys, obituary))

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 from etcdlock.agent.aftermath import Aftermath
@@ -55,7 +55,8 @@ class HostAgent:
 
     `acquire_seconds` bounds what a door waits for; the door itself must wait a little longer, so that a yes which it
     passes on is one that was given. A `guard` beside our own goes on while no agent runs. Where there is a
-    `ledger_store`, locks are changed through it: heartbeats and joining never wait behind them.
+    `ledger_store`, locks are changed through it: heartbeats and joining never wait behind them. A `keeper` is begun
+    beside all else once the agent has joined.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class HostAgent:
         join_seconds: float,
         guard: Guard | None = None,
         ledger_store: Store | None = None,
+        keeper: Callable[[Member], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._context = context
+        self._keeper = keeper
         self._processes = processes
         self._acquire_seconds = acquire_seconds
         self._join_seconds = join_seconds
@@ -134,6 +137,8 @@ class HostAgent:
         parts.create_task(self.member.keep(self.ledger))
         parts.create_task(self._enforcer.keep())
         parts.create_task(self._observer.keep())
+        if self._keeper is not None:
+            parts.create_task(self._keeper(self.member))
         for stored in await held_earlier(self._context, until=self._until(self._join_seconds)):
             self._inherit(stored)
         self._is_complete = True

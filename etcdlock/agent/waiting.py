@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from typing import Any
 
 from etcdlock.agent.context import Context
 from etcdlock.agent.observer import Observer
@@ -26,7 +27,7 @@ async def wait_for_change(
     observer.follow(frozenset(blocker.owner for blocker in refusal.blockers if blocker.owner is not None))
     limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
     ranges = _ranges(context, refusal.blockers, resources)
-    await _first_of(
+    await first_of(
         _change(context, ranges, observer, after_revision=refusal.revision), context.clock.sleep(max(limit, 0.0))
     )
 
@@ -34,7 +35,7 @@ async def wait_for_change(
 async def until_changed(context: Context, key: str, /, *, after: int, until: float) -> None:
     """Come back when a key has changed after that revision, or it is time to look again."""
     limit = min(until, context.clock.now() + RECHECK_SECONDS) - context.clock.now()
-    await _first_of(
+    await first_of(
         _change(context, [KeyRange(key)], None, after_revision=after), context.clock.sleep(max(limit, 0.0))
     )
 
@@ -67,7 +68,8 @@ async def _change(
         await context.clock.sleep(RECHECK_SECONDS)
 
 
-async def _first_of(*parts: Coroutine[None, None, None]) -> None:
+async def first_of(*parts: Coroutine[Any, Any, object]) -> None:
+    """Come back when one of them has ended; the others are not gone on with."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -74,6 +74,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
     from etcdlock.cli.host_facts import places
+    from etcdlock.cli.switches import fencer
     from etcdlock.guarding import start_agents_guard
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
@@ -93,6 +94,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
             join_seconds=settings.answer_seconds,
             guard=guard,
             ledger_store=Committer(store, max_txn_ops=settings.max_txn_ops),
+            keeper=fencer(settings, context),
         )
         door = Doors(settings, agent, context, processes=processes, store=store)
         overdue_seconds = context.timing.unattended_seconds

@@ -13,7 +13,7 @@ from etcdlock.cli.exits import exit_for
 from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError
 
-COMMANDS = ("run", "status", "inquire", "hosts", "break", "doctor", "attach", "agent", "certs", "demo")
+COMMANDS = ("run", "status", "inquire", "hosts", "break", "fence", "doctor", "attach", "agent", "certs", "demo")
 
 
 def build() -> typer.Typer:

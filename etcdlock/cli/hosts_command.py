@@ -38,4 +38,5 @@ def _print(survey: Survey, /) -> None:
         out.print(tables.sessions_table(survey.sessions, details=True))
     else:
         out.print("No host has a session, and no lock names one.")
+    tables.show_fencings(out, survey)
     tables.show_leftovers(out, survey.unreadable)

@@ -50,4 +50,5 @@ def _print(survey: Survey, /, *, cluster: str, rules: Contract) -> None:
         out.print("\nLocks", style="bold")
         out.print(tables.locks_table(survey.locks))
     tables.show_stale(out, survey, needs=rules.takeover_needs, timing=rules.timing)
+    tables.show_fencings(out, survey)
     tables.show_leftovers(out, survey.leftovers)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from etcdlock.cli.wanted import described
 from etcdlock.identity import escaped
+from etcdlock.model import FencingState
 from etcdlock.survey import Leftover, LockView, SessionView, Standing, Survey, Takeover
 from etcdlock.timing import Timing
 
@@ -111,6 +112,17 @@ def show_stale(out: Console, survey: Survey, /, *, needs: str, timing: Timing) -
     for lock in survey.stale_locks:
         record = lock.stored.record
         out.print(text(f"  {record.domain}: {takeover_text(lock, needs=needs, timing=timing)}"), soft_wrap=True)
+
+
+def show_fencings(out: Console, survey: Survey, /) -> None:
+    """A line for each host that somebody has tried to fence."""
+    for number, item in enumerate(survey.fencings):
+        record = item.record
+        if not number:
+            out.print("\nFencing", style="bold")
+        said = f": {record.detail}" if record.detail else ""
+        line = f"  {record.host}: {record.state}, {when(record.when)}, by {record.by} ({record.reason}){said}"
+        out.print(text(line, style="bold red" if record.state is FencingState.FAILED else ""), soft_wrap=True)
 
 
 def show_leftovers(out: Console, leftovers: Iterable[Leftover], /) -> None:

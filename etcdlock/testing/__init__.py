@@ -18,6 +18,7 @@ from etcdlock.testing.faults import (
 )
 from etcdlock.testing.guests import FakeGuard, FakeGuest, FakeGuests, FakeProcesses
 from etcdlock.testing.mvcc import Change
+from etcdlock.testing.power import FakePowerSwitch
 from etcdlock.testing.store import FakeStore
 from etcdlock.testing.virtual import (
     VirtualDeadlock,
@@ -39,6 +40,7 @@ __all__ = [
     "FakeGuard",
     "FakeGuest",
     "FakeGuests",
+    "FakePowerSwitch",
     "FakeProcesses",
     "FakeStore",
     "Fault",

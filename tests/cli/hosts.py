@@ -236,14 +236,15 @@ class Cluster:
 
 def kill_host(running: Running, /, *, guests: Iterable[int]) -> None:
     """What a power cut does: SIGKILL to `etcdlock run` and all that it has started."""
-    victims = [running.process.pid, *_children(running.process.pid), *guests]
+    victims = [running.process.pid, *children(running.process.pid), *guests]
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     running.ended()
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """And theirs."""
     tasks = Path(f"/proc/{pid}/task")
     found = [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
-    return [*found, *(inner for child in found for inner in _children(child))]
+    return [*found, *(inner for child in found for inner in children(child))]

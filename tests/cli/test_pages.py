@@ -15,7 +15,16 @@ import typer.main
 
 from etcdlock.cli.app import COMMANDS, build
 from etcdlock.cli.exits import Exit
-from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, Settings, TimingSettings, load
+from etcdlock.config import (
+    ENVIRONMENT_PREFIX,
+    FOR_COMMANDS,
+    FOR_GUESTS,
+    TABLES,
+    FenceDevice,
+    Settings,
+    TimingSettings,
+    load,
+)
 from etcdlock.documents import blocker_document, survey_document
 from etcdlock.survey import LeftoverKind, Standing, Takeover
 from tests.cli.hosts import Cluster
@@ -86,11 +95,15 @@ def test_every_field_of_the_documents_is_documented() -> None:
 def test_every_setting_is_documented_with_its_variable_and_its_default(prefix: str) -> None:
     model = TimingSettings if prefix else Settings
     for name, field in model.model_fields.items():
-        if name == "timing":
+        if name in TABLES:
             continue
         variable = ENVIRONMENT_PREFIX + (prefix.replace(".", "__") + name).upper()
         default = field.get_default(call_default_factory=True)
         assert f"| `{name}` | `{variable}` | `{json.dumps(default)}` |" in CONFIGURATION
+
+
+def test_every_key_of_a_fence_device_is_documented() -> None:
+    assert [name for name in FenceDevice.model_fields if f"| `{name}` |" not in CONFIGURATION] == []
 
 
 def test_the_example_file_is_accepted_as_it_stands(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, Settings, TimingSettings, load
+from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, TABLES, Settings, TimingSettings, load
 from etcdlock.errors import InvalidInput, InvalidSetting
 
 
@@ -30,9 +30,10 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "acquire_seconds": "4",
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "disk_identity": "md5",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
-        "watchdog": "required", "via": "own",
+        "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
+        "fence_timeout_seconds": "4",
     }  # fmt: skip
-    names = [name for name in Settings.model_fields if name != "timing"]
+    names = [name for name in Settings.model_fields if name not in TABLES]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
     settings = load(environment=variables)
     default = Settings()

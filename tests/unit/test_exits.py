@@ -17,6 +17,7 @@ EXPECTED = {
     "AgentRuns": 104, "NotClaimed": 104, "NotPermitted": 104,
     "UnsafeEtcd": 104, "UnsteadyClock": 104, "Rejected": 104, "AccessDenied": 106, "HeldElsewhere": 100,
     "CorruptRecord": 105, "NewerFormat": 105, "Unreachable": 101, "NoAgent": 101, "OutcomeUnknown": 102,
+    "NotConfirmedOff": 102,
     "SessionLost": 103, "GuardLost": 103,
     "EtcdlockError": 1, "NoSuchGuest": 1, "WatchCompacted": 1, "WatchCancelled": 1,   # these never leave the programs
 }  # fmt: skip
