@@ -11,8 +11,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.embedded
 	$(BIN)/etcdlock demo
 
+# Two lanes: see tests/conftest.py.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # A real libvirt on hosts in namespaces of their own, as root: some minutes.
 test-libvirt: $(VENV)/.test

@@ -3,6 +3,9 @@
 A test that lacks a program calls `pytest.skip("needs …: make system-deps")`; all such are listed once at the end. With
 --no-skips, as in CI, a skip is a failure. Whatever the tests started must be gone when they end: every process
 inherits a mark in its environment, and one that is left over is ended, named, and fails the run.
+
+`make test` runs two lanes beside each other (pytest-xdist): what needs the machine for itself (libvirtd, Docker, hosts in
+namespaces, time that really passes) is one of them, everything else the other.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import time
 import uuid
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +25,10 @@ MARK = f"MARK_OF_TESTS={uuid.uuid4().hex}"
 GRACE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
 LEFT_OVER = pytest.StashKey[list[str]]()
+
+
+ONE_LANE = ("containers", "deploy", "e2e", "faults", "libvirt")
+"""Folders whose tests must not run beside each other."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +42,16 @@ def pytest_configure() -> None:
     os.environ[name] = value
     for variable in [name for name in os.environ if name.startswith("ETCDLOCK_")]:
         del os.environ[variable]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests go to the same lane: those that need the machine, and otherwise those of one file."""
+    for item in items:
+        where = item.path.relative_to(item.config.rootpath)
+        lane = "machine" if where.parts[1] in ONE_LANE else str(where)
+        if item.config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(lane))
 
 
 @pytest.hookimpl(trylast=True)
@@ -64,11 +82,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     while left and time.monotonic() < deadline:
         time.sleep(0.1)
         left = _left_over()
-    session.config.stash[LEFT_OVER] = [_named(pid) for pid in left]
+    named = [*session.config.stash.get(LEFT_OVER, []), *(_named(pid) for pid in left)]
     for pid in left:
         _kill(pid)
-    if left:
+    session.config.stash[LEFT_OVER] = named
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_over"] = named
+    elif named:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A lane has ended: what it has left over counts for the whole run."""
+    left = getattr(node, "workeroutput", {}).get("left_over", [])
+    node.config.stash[LEFT_OVER] = [*node.config.stash.get(LEFT_OVER, []), *left]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
