@@ -4,8 +4,8 @@ A test that lacks a program calls `pytest.skip("needs …: make system-deps")`; 
 --no-skips, as in CI, a skip is a failure. Whatever the tests started must be gone when they end: every process
 inherits a mark in its environment, and one that is left over is ended, named, and fails the run.
 
-`make test` runs two lanes beside each other (pytest-xdist): what needs the machine for itself (libvirtd, Docker, hosts in
-namespaces, time that really passes) is one of them, everything else the other.
+`make test` runs two lanes beside each other (pytest-xdist): what needs the machine for itself (libvirtd, Docker, hosts
+in namespaces, time that really passes) is one of them, everything else the other.
 """
 
 from __future__ import annotations
