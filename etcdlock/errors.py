@@ -22,6 +22,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── AgentRuns           this host has an agent already
     │   ├── SessionAlive        break was asked for a session that still lives
     │   ├── AccessDenied        etcd knows us and says no, or does not know us
+    │   ├── RightsDiffer        etcd has users or roles of these names with other rights
     │   ├── UnsteadyClock       this host's clocks differ in rate by more than the contract allows
     │   ├── UnsafeEtcd          an etcd version that loses committed data
     │   └── Rejected            etcd found the request itself malformed or too large
@@ -142,6 +143,10 @@ class SessionAlive(Refused):
 
 class AccessDenied(Refused):
     """Wrong certificate, wrong or revoked user, or a role without the right."""
+
+
+class RightsDiffer(Refused):
+    """etcd's users and roles are not as they would be made, so they are left as they are."""
 
 
 class UnsteadyClock(Refused):

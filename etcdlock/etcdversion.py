@@ -38,6 +38,7 @@ _LOSES_DATA_FIXED: Final[Version] = (3, 5, 3)
 _WRONG_REVOKES: Final[tuple[Version, ...]] = ((3, 4, 31), (3, 5, 13))
 _FULL_STOPS_HEARTBEATS: Final[tuple[Version, ...]] = ((3, 4, 20), (3, 5, 7))
 _STALE_READS: Final[tuple[Version, ...]] = ((3, 4, 42), (3, 5, 28), (3, 6, 9))
+_NESTED_UNCHECKED: Final[tuple[Version, ...]] = ((3, 4, 42), (3, 5, 28), (3, 6, 9))  # GHSA-rfx7-8w68-q57q
 
 _SAYS_WRONG_REVOKES: Final = (
     "can revoke leases that were just renewed when a stalled leader comes back: locks stay safe, but sessions are "
@@ -48,6 +49,15 @@ _SAYS_FULL_STOPS_HEARTBEATS: Final = (
     "their guests"
 )
 _SAYS_STALE_READS: Final = "can answer plain reads from an old state: locks stay safe, but status may show what was"
+_SAYS_NESTED_UNCHECKED: Final = (
+    "looks at no role for what is nested in a transaction: whoever it lets connect can read and write every key"
+)
+
+
+def roles_bind(version: str, /) -> bool:
+    """Whether the roles of users mean anything; False for a version that cannot be judged."""
+    parsed = _parse(version)
+    return parsed is not None and not _has(parsed, fixed_in=_NESTED_UNCHECKED)
 
 
 def judge_version(version: str, /) -> VersionVerdict:
@@ -81,6 +91,7 @@ def _faults(parsed: Version) -> tuple[str, ...]:
         (_has(parsed, fixed_in=_WRONG_REVOKES), _SAYS_WRONG_REVOKES),
         (_has(parsed, fixed_in=_FULL_STOPS_HEARTBEATS), _SAYS_FULL_STOPS_HEARTBEATS),
         (_has(parsed, fixed_in=_STALE_READS), _SAYS_STALE_READS),
+        (_has(parsed, fixed_in=_NESTED_UNCHECKED), _SAYS_NESTED_UNCHECKED),
     )
     return tuple(text for applies, text in known if applies)
 

@@ -1,4 +1,4 @@
-"""Hold the locks of this host's guests, as libvirt's lock manager.
+"""Hold the locks of this host's guests, for libvirt too.
 
 The agent of a host keeps one session in etcd for all its guests. It listens in virtlockd's place, so that a libvirt
 with lock_manager = "lockd" takes its locks in etcd without knowing it.

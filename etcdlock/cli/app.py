@@ -13,7 +13,9 @@ from etcdlock.cli.exits import exit_for
 from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError
 
-COMMANDS = ("run", "status", "inquire", "hosts", "break", "fence", "doctor", "attach", "agent", "certs", "demo")
+COMMANDS = (
+    "run", "status", "inquire", "hosts", "break", "fence", "doctor", "attach", "agent", "certs", "init-cluster", "demo"
+)  # fmt: skip
 
 
 def build() -> typer.Typer:
@@ -29,7 +31,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_everywhere)
     for name in COMMANDS:
-        module = import_module(f"etcdlock.cli.{name}_command")
+        module = import_module(f"etcdlock.cli.{name.replace('-', '_')}_command")
         app.command(name, cls=ManPage, help=module.__doc__, options_metavar=module.USAGE)(with_common(module.command))
     return app
 

@@ -1,4 +1,4 @@
-"""Lock a guest of this host that was started while no agent ran.
+"""Lock a guest that was started while no agent ran.
 
 GUEST is the name or UUID of a guest that libvirt runs here: libvirt's own records say which process it is and what it
 needs. Or it is a libvirt domain XML, with --pid for the process. The agent takes all of its locks or none, and guards

@@ -1,4 +1,4 @@
-"""Declare a host that is OFF dead: its locks may be taken at once.
+"""Declare a host that is OFF dead, to free its locks at once.
 
 VERIFY FIRST THAT THE HOST IS OFF: power it down, or look at it. Etcdlock cannot check that. If a guest of it still
 runs, two hosts will write one disk and destroy it.

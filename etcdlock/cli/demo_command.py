@@ -1,4 +1,4 @@
-"""Show what etcdlock does, in half a minute, on this machine alone.
+"""Show what etcdlock does, on this machine alone.
 
 Starts a private etcd, two hosts as real processes and a guest that writes to a real disk file; refuses, cuts off,
 pulls the power, and judges the disk at the end. Needs only an etcd (pip install 'etcdlock[embedded]' brings one), reads

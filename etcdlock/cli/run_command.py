@@ -1,4 +1,4 @@
-"""Run a command that holds the locks of a domain and its disks.
+"""Run a command under the locks of a domain and its disks.
 
 COMMAND is the guest: QEMU, or anything else that writes the disks. The locks are taken before it starts and given back
 when its last process is gone. If this host can no longer prove its session to etcd, COMMAND is killed, or frozen until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etcdlock.etcdversion import Standing, judge_version
+from etcdlock.etcdversion import Standing, judge_version, roles_bind
 
 
 @pytest.mark.parametrize("version", ["3.5.0", "3.5.1", "3.5.2", "3.2.32", "2.3.8", "v3.5.1", "3.5.0-rc.1"])
@@ -51,3 +51,15 @@ def test_a_version_that_a_full_database_silences_is_warned_of(version: str, stop
 @pytest.mark.parametrize("version", ["", "unknown", "3.5", "3.5.1.9", "3..1"])
 def test_a_version_that_cannot_be_read_is_warned_of_and_not_passed(version: str) -> None:
     assert judge_version(version).standing is Standing.WARN
+
+
+@pytest.mark.parametrize(
+    ("version", "bind"),
+    [
+        ("3.4.23", False), ("3.4.41", False), ("3.4.42", True), ("3.5.1", False), ("3.5.27", False), ("3.5.28", True),
+        ("3.6.8", False), ("3.6.9", True), ("3.7.0", True), ("3.3.27", False), ("nonsense", False),
+    ],
+)  # fmt: skip
+def test_roles_bind_from_the_release_on_that_looks_into_nested_transactions(version: str, bind: bool) -> None:
+    assert roles_bind(version) is bind
+    assert bind or judge_version(version).standing is not Standing.OK
