@@ -37,9 +37,11 @@ import ctypes
 import resource
 import signal
 import socket
+import struct
 from contextlib import suppress
 
 from etcdlock.guard import wire
+from etcdlock.guard.cgroup import Cgroups, hierarchies
 from etcdlock.guard.command import Commands
 from etcdlock.guard.loop import Guard
 from etcdlock.guard.watchdog import Watchdog
@@ -108,6 +110,19 @@ def may_lock_all() -> bool:
     return True
 
 
+def must_live(link: socket.socket) -> set[int]:
+    """Whose cgroups are no guest's, whatever they are called: our parent's, and that of whoever we guard for."""
+    peer, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return {os.getppid(), peer}
+
+
+def mounted_cgroups() -> dict[str, str]:
+    """As `cgroup.hierarchies`; none where the kernel does not tell."""
+    with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        return hierarchies(stream.read())
+    return {}
+
+
 def main(arguments: list[str]) -> None:
     """Guard until the work is done."""
     descriptor = int(arguments[0])
@@ -123,6 +138,7 @@ def main(arguments: list[str]) -> None:
         link,
         watchdog=Watchdog(equipment.watchdog, wanted_seconds=equipment.watchdog_seconds),
         commands=Commands(equipment.command),
+        cgroups=Cgroups(never=must_live(link), mounts=mounted_cgroups()),
         parent=equipment.parent,
     )
     signal.signal(signal.SIGUSR2, lambda *_: guard.give_way())

@@ -1,7 +1,7 @@
 """The guard's loop: acts on what `rules` decide.
 
-It touches memory, its socket, pidfds and /proc: no disk, no log, no network. What the host refuses for the moment
-(descriptors, memory) is tried again at the next round: nothing but the end of its work ends the loop.
+It touches memory, its socket, pidfds, /proc and cgroups: no disk, no log, no network. What the host refuses for the
+moment (descriptors, memory) is tried again at the next round: nothing but the end of its work ends the loop.
 
 Leaders are struck first, all of them, since what is left of a guest must be looked for in /proc (`families`).
 
@@ -20,6 +20,7 @@ from contextlib import suppress
 
 from etcdlock.escalation import Charge, Sight, Stage
 from etcdlock.guard import handle, instant, rules, table, wire
+from etcdlock.guard.cgroup import Cgroups
 from etcdlock.guard.command import Commands
 from etcdlock.guard.families import Families
 from etcdlock.guard.instant import Reading
@@ -40,7 +41,9 @@ _PACKETS_AT_ONCE = 100
 class Guard:
     """Holds for each armed guest its pidfd."""
 
-    def __init__(self, link: socket.socket, *, watchdog: Watchdog, commands: Commands, parent: int) -> None:
+    def __init__(
+        self, link: socket.socket, *, watchdog: Watchdog, commands: Commands, cgroups: Cgroups, parent: int
+    ) -> None:
         link.setblocking(False)
         self._link: socket.socket | None = link
         self._watchdog = watchdog
@@ -62,7 +65,7 @@ class Guard:
         if myself is None:      # it is there for as long as we are, unless /proc is not
             raise FileNotFoundError("/proc/self/stat")
         self._myself = myself.name
-        self._families = Families(parent=parent, myself=myself.name)
+        self._families = Families(parent=parent, myself=myself.name, cgroups=cgroups)
 
     def run(self) -> None:
         """Until closed, or left alone with nothing to guard, or with guests that a successor guards."""
@@ -108,7 +111,7 @@ class Guard:
         )
         return min((each * 1000 + 1 for each in waits if each is not None), default=None)
 
-    def _try(self, what: Callable[..., None], *arguments: int) -> None:
+    def _try(self, what: Callable[..., None], *arguments: object) -> None:
         try:
             what(*arguments)
         except (OSError, MemoryError):      # each step leaves what it has not done to the next round
@@ -131,6 +134,7 @@ class Guard:
         due = rules.tick(self._state, now=now, sights=self._sights(now))
         self._state = due.state
         for name in due.strike:
+            self._try(self._families.about_to_be_struck, name)
             self._strike_leader(name)
         for name in due.freeze:
             self._signal_leader(name, signal.SIGSTOP)
@@ -171,6 +175,7 @@ class Guard:
         """What can be told from the table, at once; then, since reading it may have to wait, what carries the mark."""
         for name in names:
             self._search.ask(name)
+            self._try(self._families.strike_cgroup, name)
         for _ in range(_ROUNDS_PER_STRIKE):
             self._look()
             if not self._signal_families(names, signal.SIGKILL):
@@ -249,7 +254,9 @@ class Guard:
         self._look_at = instant.read().steady_seconds + _LOOK_EVERY_SECONDS
         now = table.read_table()
         for name in self._pidfds:
-            if not self._families.recognise(name, now) and name in self._ended:
+            has_ended = name in self._ended
+            deeply = has_ended or self._state.guests[name].stage is not Stage.RUNNING
+            if not self._families.recognise(name, now, deeply=deeply) and has_ended:
                 self._search.ask(name)
 
     def _take_found(self) -> None:
@@ -381,4 +388,3 @@ class Guard:
             self._link.send(wire.pack(*fields), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BlockingIOError, ConnectionError):
             return
-

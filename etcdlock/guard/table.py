@@ -67,6 +67,10 @@ class Table:
         process = self._processes.get(name.pid)
         return process if process is not None and process.name == name else None
 
+    def at(self, pid: int, /) -> Process | None:
+        """Whoever had this pid."""
+        return self._processes.get(pid)
+
     def children(self, pid: int, /) -> list[Process]:
         """Whose parent has this pid."""
         return self._children.get(pid, [])

@@ -247,7 +247,7 @@ def test_the_guard_loads_nothing_of_the_package_but_itself_and_its_ladder() -> N
         *(
             f"etcdlock.guard.{part}"
             for part in (
-                *("command", "families", "handle", "instant", "loop", "rules", "search", "stillness"),
+                *("cgroup", "command", "families", "handle", "instant", "loop", "rules", "search", "stillness"),
                 *("table", "watchdog", "wire"),
             )
         ),
