@@ -370,6 +370,7 @@ proctype agent_and_guest(byte h) {
         me.armed != me.now && !dead(h, me.now) && MAY_ARM(h) -> printf("host %d: arms its guest under its latest session\n", h); me.armed = me.now }
     :: d_step { me.agent == IDLE && holds_now && me.belief == HELD && YES_ALLOWED(h) && (mine.disk || !names_me || !YES_NEEDS_DISK) &&
         (starts_at(h) || (me.guest == INCOMING && CLAIMS_EARLY) || (resumes_at(h) && (me.anew || !RESUME_WRITES))) -> printf("host %d: says yes: its guest runs\n", h); tell_yes(h) }
+    :: d_step { YES_UNANSWERED(h) && rests_at(h) -> printf("host %d: says yes before etcd has answered\n", h); tell_yes(h) }
 
     /* going on, and giving back */
     :: d_step { free_to_act && holds_now && me.belief == HELD && me.rests && names_me -> printf("host %d: sends park\n", h); ask(h, PARK) }

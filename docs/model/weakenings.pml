@@ -149,3 +149,9 @@
 #else
 #define YES_NEEDS_DISK 1
 #endif
+
+#ifdef BLIND_UNPARK
+#define YES_UNANSWERED(h) (me.agent == ASKING && me.kind == UNPARK)
+#else
+#define YES_UNANSWERED(h) 0
+#endif
