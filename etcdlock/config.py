@@ -35,6 +35,8 @@ ROOT = 0
 SYSTEM_FOLDER = "/run/"
 FILE_VARIABLE = "CONFIG"
 """Names the file, so it cannot stand in the file; no setting either."""
+CREDENTIALS = "$CREDENTIALS_DIRECTORY/"
+"""What a path to a secret may begin with: systemd's LoadCredential= and LoadCredentialEncrypted=."""
 LISTS = frozenset(("endpoints", "local_folders"))
 """Several values, separated by commas in the environment."""
 
@@ -197,14 +199,32 @@ class Settings(BaseSettings):
         system = f"{Settings.model_fields['run_folder'].default}/agent.sock"
         return tuple(dict.fromkeys((self.api_path, *(() if self.api_socket else (system,)))))
 
+    def credential(self, name: str, /, *, environment: Mapping[str, str] = os.environ) -> str:
+        """The path that the setting `name` gives, with systemd's folder of credentials put in where it is named.
+
+        Only where it is needed: a command that asks the agent has no credentials, and reads the same file of settings.
+        Raises `InvalidSetting`.
+        """
+        path = str(getattr(self, name))
+        if not path.startswith(CREDENTIALS):
+            return path
+        folder = environment.get("CREDENTIALS_DIRECTORY", "")
+        if not folder:
+            raise InvalidSetting(
+                f"{name}: {path}: systemd has given this program no credentials",
+                hint="LoadCredential= in its unit does; a command of yours goes through the agent: --via agent",
+            )
+        return f"{folder}/{path.removeprefix(CREDENTIALS)}"
+
     def password(self) -> str:
         """The password from its file, without the line end. Raises `InvalidSetting`."""
-        if not self.password_file:
+        path = self.credential("password_file")
+        if not path:
             return ""
         try:
-            return Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidSetting(f"password_file: {self.password_file}: {error}") from error
+            raise InvalidSetting(f"password_file: {path}: {error}") from error
 
 
 def load(

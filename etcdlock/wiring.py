@@ -28,9 +28,9 @@ def etcd_options(settings: Settings, /) -> EtcdOptions:
     return EtcdOptions(
         endpoints=settings.endpoints,
         try_timeout_seconds=settings.timing.try_timeout_seconds,
-        ca_file=settings.ca_file,
-        cert_file=settings.cert_file,
-        key_file=settings.key_file,
+        ca_file=settings.credential("ca_file"),
+        cert_file=settings.credential("cert_file"),
+        key_file=settings.credential("key_file"),
         username=settings.username,
         password=settings.password(),
         max_txn_ops=settings.max_txn_ops,

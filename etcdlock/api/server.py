@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 BACKLOG = 1024
+ACCEPTED_AT_ONCE = 8
+"""So many, and then whatever else the event loop has to do: it also proves the session, while thousands connect."""
 _MODE = 0o660
 
 
@@ -73,7 +75,7 @@ class ApiServer:
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                backlog=BACKLOG,
+                backlog=ACCEPTED_AT_ONCE,
                 timeout_keep_alive=max(1, int(bounds.idle_seconds)),
                 timeout_graceful_shutdown=int(answer_seconds) + 1,
                 h11_max_incomplete_event_size=bounds.largest_head,
@@ -96,6 +98,7 @@ class ApiServer:
         up.cancel()
         if self._serving.done():
             self._serving.result()
+        listener.socket.listen(BACKLOG)  # how many may wait is another question, which asyncio does not ask
         note("api_opened", path=listener.path, inherited=listener.inode is None)
 
     async def close(self) -> None:

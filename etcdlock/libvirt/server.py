@@ -23,6 +23,8 @@ from etcdlock.libvirt.sockets import BACKLOG, Listener
 
 __all__ = ["Door", "Locks"]
 
+ACCEPTED_AT_ONCE = 8
+"""So many, and then whatever else the event loop has to do: it also proves the session, while thousands connect."""
 READ_WITHIN_SECONDS = 1.0
 """How long a client may take to read its last answer."""
 
@@ -50,7 +52,8 @@ class Door:
         """Serve; `listener` is the door's from now on."""
         loop = asyncio.get_running_loop()
         self._listener = listener
-        self._server = await loop.create_server(self._connect, sock=listener.socket, backlog=BACKLOG)
+        self._server = await loop.create_server(self._connect, sock=listener.socket, backlog=ACCEPTED_AT_ONCE)
+        listener.socket.listen(BACKLOG)  # how many may wait is another question, which asyncio does not ask
         note("lock_door_opened", path=listener.path, inherited=listener.inode is None)
 
     async def close(self) -> None:

@@ -126,6 +126,23 @@ def test_the_password_is_read_from_its_file_without_the_line_end(tmp_path: Path)
         load(environment={"ETCDLOCK_PASSWORD_FILE": str(tmp_path / "none")}).password()
 
 
+def test_a_secret_may_be_one_of_systemds_credentials(tmp_path: Path) -> None:
+    named = {"ETCDLOCK_KEY_FILE": "$CREDENTIALS_DIRECTORY/etcd.key", "ETCDLOCK_CERT_FILE": "/etc/cert.pem"}
+    settings = load(environment=named)
+    given = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert settings.credential("key_file", environment=given) == f"{tmp_path}/etcd.key"
+    assert settings.credential("cert_file", environment={}) == "/etc/cert.pem"
+    with pytest.raises(InvalidSetting, match=r"key_file: .*etcd\.key: systemd has given this program no credentials"):
+        settings.credential("key_file", environment={})
+
+
+def test_a_password_may_be_one_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "etcd.password").write_text("secret\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    settings = load(environment={"ETCDLOCK_PASSWORD_FILE": "$CREDENTIALS_DIRECTORY/etcd.password"})
+    assert settings.password() == "secret"
+
+
 @pytest.mark.parametrize(
     ("uid", "environment", "folder"),
     [
