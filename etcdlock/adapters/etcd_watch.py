@@ -136,8 +136,8 @@ class Watch:
                     return EOF
                 await self._probe(link)
         finally:
-            if not reading.done():
-                reading.cancel()
+            reading.cancel()
+            reading.add_done_callback(_heard)
         return reading.result()
 
     async def _probe(self, link: Link) -> None:
@@ -191,6 +191,12 @@ class Watch:
                 self._doubt_token(answer.endpoint, reason=answer.text, metadata=metadata)
             case _:
                 raise error_from(answer, sent=False) from None
+
+
+def _heard(reading: asyncio.Future[Any]) -> None:
+    """The stream's end, where the endpoint was given up for its silence at that moment, is no error nobody heard of."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def _silence(link: Link) -> Answer:

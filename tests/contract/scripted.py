@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,8 @@ Stream = Callable[[Any, Any], AsyncIterator[Any]]
 class ScriptedEtcd:
     """`streams` answer one watch after the other, each given what was asked and the call; the last one goes on.
 
-    Every transaction ends with `txn_error`; `txns` counts them. A member that has lost its leader ends only those
+    Every transaction ends with `txn_error`; `txns` counts them. A read is answered by nothing, and heard of in
+    `read_begins`; it ends with an error once `read_ends`. A member that has lost its leader ends only those
     watches that want to be told of it: `told_of_lost_leaders` if all did.
     """
 
@@ -31,6 +33,7 @@ class ScriptedEtcd:
         self.asked: list[Any] = []
         self.told_of_lost_leaders = True
         self.txns = 0
+        self.read_begins, self.read_ends = asyncio.Event(), asyncio.Event()
 
     async def Status(self, _request: Any, _call: Any) -> Any:  # noqa: N802  # gRPC names it
         return MESSAGES.StatusResponse(leader=1)
@@ -38,6 +41,11 @@ class ScriptedEtcd:
     async def Txn(self, _request: Any, call: Any) -> Any:  # noqa: N802
         self.txns += 1
         await call.abort(*self._txn_error)
+
+    async def Range(self, _request: Any, call: Any) -> Any:  # noqa: N802
+        self.read_begins.set()
+        await self.read_ends.wait()
+        await call.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
 
     async def Watch(self, requests: AsyncIterator[Any], call: Any) -> AsyncIterator[Any]:  # noqa: N802
         request = (await anext(aiter(requests))).create_request
@@ -55,7 +63,10 @@ async def serving(etcd: ScriptedEtcd) -> AsyncIterator[str]:
     server = grpc.aio.server()
     server.add_insecure_port(endpoint)
     handlers = {
-        "KV": {"Txn": _unary(etcd.Txn, MESSAGES.TxnRequest, MESSAGES.TxnResponse)},
+        "KV": {
+            "Txn": _unary(etcd.Txn, MESSAGES.TxnRequest, MESSAGES.TxnResponse),
+            "Range": _unary(etcd.Range, MESSAGES.RangeRequest, MESSAGES.RangeResponse),
+        },
         "Maintenance": {"Status": _unary(etcd.Status, MESSAGES.StatusRequest, MESSAGES.StatusResponse)},
         "Watch": {
             "Watch": grpc.stream_stream_rpc_method_handler(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -85,6 +86,33 @@ async def watched(*streams: Stream, count: int) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("first", [ends, breaks, loses_its_leader])
 def test_a_watch_whose_stream_ends_goes_on_after_the_last_revision_it_told(first: Stream) -> None:
     assert asyncio.run(watched(first, goes_on, count=3)) == ([11, 11, 12], [11, 12])
+
+
+def test_a_watch_whose_stream_ends_while_its_silent_member_is_asked_goes_on_and_leaves_no_error_in_the_log() -> None:
+    assert asyncio.run(_watched_member_that_loses_its_leader()) == ([11], [])
+
+
+async def _watched_member_that_loses_its_leader() -> tuple[list[int], list[str]]:
+    """The revisions seen, and what the event loop had to complain of."""
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+    async def ends_when_asked(_request: Any, call: Any) -> AsyncIterator[Any]:
+        yield created()
+        await etcd.read_begins.wait()
+        asyncio.get_running_loop().call_later(TRY_SECONDS / 4, etcd.read_ends.set)
+        await call.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+
+    etcd = ScriptedEtcd(ends_when_asked, goes_on)
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        serving(etcd) as endpoint,
+        opened(EtcdOptions(endpoints=(endpoint,), try_timeout_seconds=TRY_SECONDS)) as store,
+        aclosing(store.watch(ALL, after_revision=10)) as events,
+    ):
+        seen = [event.revision for event in await take(events, 1)]
+    gc.collect()
+    return seen, complaints
 
 
 def test_a_watch_that_was_away_too_long_is_told_of_the_compaction() -> None:
