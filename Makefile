@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-libvirt lint model bench system-deps clean
+.PHONY: demo docs test test-libvirt soak lint model bench system-deps clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.embedded
@@ -18,6 +18,11 @@ test: $(VENV)/.test
 # A real libvirt on hosts in namespaces of their own, as root: some minutes.
 test-libvirt: $(VENV)/.test
 	$(BIN)/python -m pytest tests/libvirt $(ARGS)
+
+# An hour of faults on real processes, as root; see docs/FAULTS.md. SEED=N puts them in an earlier run's order.
+soak: SECONDS := 3600
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.cluster --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -67,12 +67,15 @@ class Report:
 
 def check(content: bytes, /) -> Report:
     """Judge a disk."""
-    slots = [content[at : at + RECORD_BYTES] for at in range(0, len(content), RECORD_BYTES)]
-    parsed = [_parse(slot) for slot in slots]
+    return judge([parse(content[at : at + RECORD_BYTES]) for at in range(0, len(content), RECORD_BYTES)])
+
+
+def judge(parsed: Sequence[Record | None], /) -> Report:
+    """Judge what was read of a disk, in its order; None stands for what could not be read."""
     records = tuple(record for record in parsed if record is not None)
     tenures = _tenures(records)
     faults = (
-        *(() if slots else ("the disk is empty: nobody ever wrote to it",)),
+        *(() if parsed else ("the disk is empty: nobody ever wrote to it",)),
         *(f"record {number} is torn or garbled" for number, record in enumerate(parsed) if record is None),
         *_shrinking_tokens(records),
         *_broken_sequences(records),
@@ -86,7 +89,8 @@ def longest_pause_seconds(records: Sequence[Record], /) -> float:
     return max((later.before_at - earlier.before_at for earlier, later in pairwise(records)), default=0.0)
 
 
-def _parse(slot: bytes, /) -> Record | None:
+def parse(slot: bytes, /) -> Record | None:
+    """One record; None if it is torn or garbled."""
     match = _RECORD.fullmatch(slot) if len(slot) == RECORD_BYTES else None
     if match is None or zlib.crc32(match[1]) != int(match[7], 16):
         return None

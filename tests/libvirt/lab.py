@@ -43,7 +43,7 @@ class Lab:
     def __init__(self, folder: Path, *, host_names: Sequence[str]) -> None:
         self._folder = folder
         self._disks: dict[str, dict[str, LoopDevice]] = {}
-        network = _free_network()
+        network = free_network()
         self._prefix = network.prefixlen
         addresses = [str(address) for address in network.hosts()]
         self.address = addresses[0]
@@ -185,7 +185,7 @@ def _veth(peer: str, *options: object) -> tuple[object, ...]:
     return ("type", "veth", "peer", "name", peer, *options)
 
 
-def _free_network() -> ipaddress.IPv4Network:
+def free_network() -> ipaddress.IPv4Network:
     routes = json.loads(_do("ip", "-json", "route", "show", "table", "all"))
     taken = {ipaddress.ip_network(route["dst"], strict=False) for route in routes if route["dst"][0].isdecimal()}
     free = [network for network in _BENCHMARK_NETWORKS if not any(network.overlaps(other) for other in taken)]

@@ -35,12 +35,15 @@ orphans; `cat` is what waits for the end of the pipe. A new /sys shows the new n
 class Machine:
     """Namespaces for network, mounts, host name and processes. `setup` is shell code that runs first in them.
 
-    `arguments` are that code's $1, $2, and so on. Raises RuntimeError if it fails.
+    `arguments` are that code's $1, $2, and so on. Raises RuntimeError if it fails. With `clock_ahead_seconds` its
+    CLOCK_BOOTTIME is ahead of ours by so much.
     """
 
-    def __init__(self, setup: str = "", *arguments: str) -> None:
+    def __init__(self, setup: str = "", *arguments: str, clock_ahead_seconds: int = 0) -> None:
+        clock = ("--time", "--boottime", str(clock_ahead_seconds)) if clock_ahead_seconds else ()
+        self._clock = clock[:1]
         self._unshare = subprocess.Popen(
-            [*_NEW, "sh", "-c", _FIRST.format(setup=setup), "sh", *arguments],
+            [*_NEW, *clock, "sh", "-c", _FIRST.format(setup=setup), "sh", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -58,7 +61,7 @@ class Machine:
     def inside(self, argv: Sequence[str], /) -> list[str]:
         """The command that runs `argv` in here. It dies with nsenter, so that a timeout ends both."""
         return [
-            *("nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--pid", "--"),
+            *("nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--pid", *self._clock, "--"),
             *("setpriv", "--pdeathsig", "KILL", "--", *argv),
         ]
 
