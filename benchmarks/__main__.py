@@ -10,7 +10,17 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import acquire, agent_size, libvirt_migration, libvirt_start, others, startup, throughput, wire_calls
+from benchmarks import (
+    acquire,
+    agent_size,
+    identities,
+    libvirt_migration,
+    libvirt_start,
+    others,
+    startup,
+    throughput,
+    wire_calls,
+)
 from benchmarks.host import host_on
 from benchmarks.measure import interleave
 from benchmarks.report import Section, machine, write
@@ -74,7 +84,11 @@ def _libvirt(arguments: argparse.Namespace, binary: str) -> list[Section]:
     return [libvirt_start.section(binary, rounds=rounds), libvirt_migration.section(binary, rounds=rounds)]
 
 
-PARTS: Mapping[str, Measure] = {"figures": _figures, "agent": _agent, "libvirt": _libvirt}
+def _identities(arguments: argparse.Namespace, _binary: str) -> list[Section]:
+    return [identities.section(rounds=arguments.rounds)]
+
+
+PARTS: Mapping[str, Measure] = {"figures": _figures, "agent": _agent, "libvirt": _libvirt, "identities": _identities}
 FEWEST_ROUNDS = 20
 """What libvirt and QEMU do varies far more than what we add."""
 

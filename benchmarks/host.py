@@ -19,11 +19,12 @@ from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
 from etcdlock.config import Settings, load
+from etcdlock.guarding import start_guard
 from etcdlock.model import DomainId, Mode, Resource, SessionKind
 from etcdlock.ports import Guard, Guest
 from etcdlock.session import Session
 from etcdlock.transitions import Wanted
-from etcdlock.wiring import make_context, open_store, start_guard
+from etcdlock.wiring import make_context, open_store
 
 ANSWER_SECONDS = 30.0
 
@@ -69,7 +70,7 @@ async def host_on(endpoint: str, /) -> AsyncIterator[Host]:
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.AGENT)
         guests = LocalGuests()
-        kept_guard = await start_guard(context.timing, started=guests.spare)
+        kept_guard = await start_guard(settings, started=guests.spare)
         enforcer = Enforcer(context.clock, timing=context.timing)
         guard = Together(enforcer, kept_guard)
         member = Member(context, guard=guard)

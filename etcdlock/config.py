@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from etcdlock.errors import InvalidInput, InvalidSetting
 from etcdlock.escalation import Action
-from etcdlock.identity import check_local_folder
+from etcdlock.identity import RULES_VERSION, check_local_folder, check_no_local_folders
 from etcdlock.keyspace import Keyspace
 from etcdlock.session import Contract
 from etcdlock.timing import Timing
@@ -107,7 +107,8 @@ class Settings(BaseSettings):
     password_file: str = Field(default="", description="file that holds the etcd user's password")
     max_txn_ops: int = Field(default=128, ge=8, description="etcd's --max-txn-ops")
     allow_unsafe_etcd: bool = Field(default=False, description="accept an etcd that can lose committed data")
-    disk_identity: Literal["path", "md5"] = Field(default="path", description="how a disk is named")
+    disk_identity: Literal["auto", "path", "md5"] = Field(default="path", description="how a disk is named")
+    unidentified_disks: Literal["refuse", "path"] = Field(default="refuse", description="what becomes of unknown ones")
     readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
     local_folders: tuple[str, ...] = Field(default=(), description="folders that each host has for itself")
     takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="what proves a host's end")
@@ -160,6 +161,14 @@ class Settings(BaseSettings):
         return {host: (table,) if isinstance(table, Mapping) else table for host, table in tables.items()}
 
     @model_validator(mode="after")
+    def _means_its_folders(self) -> Settings:
+        try:
+            check_no_local_folders(self.disk_identity, self.local_folders)
+        except InvalidInput as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+        return self
+
+    @model_validator(mode="after")
     def _has_its_command(self) -> Settings:
         if self.on_session_lost is Action.COMMAND and not self.on_session_lost_command:
             raise ValueError("on_session_lost is 'command': on_session_lost_command must name the program")
@@ -176,6 +185,7 @@ class Settings(BaseSettings):
             readonly_disks=self.readonly_disks,
             takeover_needs=self.takeover_needs,
             local_folders=self.local_folders,
+            identity_rules=RULES_VERSION if self.disk_identity == "auto" else 0,
         )
 
     @property
@@ -301,6 +311,8 @@ def _explained(error: ValidationError, sources: tuple[tuple[str, Mapping[str, An
     """The first mistake in words: where it stands, key, value, rule."""
     mistake = error.errors()[0]
     path = [str(part) for part in mistake["loc"]]
+    if not path:
+        return InvalidSetting(str(mistake["msg"]).removeprefix("Value error, "))
     key = ".".join(path)
     where = next((name for name, values in reversed(sources) if path and _has(values, path)), "settings")
     if mistake["type"] == "extra_forbidden":

@@ -138,6 +138,11 @@ def parse_domain(xml: bytes | str, /, *, source: str) -> DomainXml:
         )
 
 
+def paths_of(domain: DomainXml, /) -> tuple[str, ...]:
+    """The paths that must be named by the cluster's rule."""
+    return tuple(spec.storage.text for spec in domain.disks if spec.storage.name is None)
+
+
 def named_of(domain: DomainXml, /, *, identify: Callable[[str], ResourceName]) -> tuple[Named, ...]:
     """Every disk and lease as a resource, repetitions included; `identify` names a path by the cluster's rule."""
     with _inside(escaped(domain.source)):

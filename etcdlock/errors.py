@@ -16,6 +16,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── NotTheOwner         … or by somebody else on this host
     │   ├── NotClaimed              a migration's destination has not taken the lock: it is still ours
     │   ├── NotPermitted            the caller may not ask that of this host's agent
+    │   ├── NotIdentified       it cannot be told which disk that is, so that every host would name it alike
     │   ├── SocketInUse         another program listens on the socket that was to be ours
     │   ├── ContractMismatch    this host's settings differ from the cluster's
     │   ├── DuplicateHost       the host id is in use by another machine
@@ -115,6 +116,10 @@ class NotTheOwner(Refused):
 
 class NotClaimed(Refused):
     """The destination of a migration has not taken the domain's lock: it is still this host's."""
+
+
+class NotIdentified(Refused):
+    """What would be locked has no name that is sure to be the same on every host."""
 
 
 class NotPermitted(Refused):

@@ -143,6 +143,8 @@ class Contract:
     readonly_disks: str = "none"
     takeover_needs: str = "silence"
     local_folders: tuple[str, ...] = ()
+    identity_rules: int = 0
+    """Under `auto` the version of its rules: other rules give other names."""
 
     def as_mapping(self) -> dict[str, object]:
         """As it is written into etcd."""
@@ -152,6 +154,7 @@ class Contract:
             "readonly_disks": self.readonly_disks,
             "takeover_needs": self.takeover_needs,
             "local_folders": list(self.local_folders),
+            **({"identity_rules": self.identity_rules} if self.identity_rules else {}),
         }
 
 

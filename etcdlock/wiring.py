@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
     from etcdlock.agent.context import Context
+    from etcdlock.agent.namer import Namer
     from etcdlock.config import Settings
     from etcdlock.escalation import Action
     from etcdlock.identity import Naming
@@ -65,7 +66,21 @@ def naming(settings: Settings, /) -> Naming:
     """How paths are named on this host."""
     from etcdlock.identity import DiskIdentity, Naming
 
-    return Naming(DiskIdentity(settings.disk_identity), host_id(settings), settings.local_folders)
+    rule = DiskIdentity(settings.disk_identity)
+    if rule is not DiskIdentity.AUTO:
+        return Naming(rule, host_id(settings), settings.local_folders)
+    from etcdlock.adapters.machine import read_machine
+    from etcdlock.adapters.places import Places
+
+    boot, unidentified = read_machine().boot, settings.unidentified_disks
+    return Naming(rule, host_id(settings), boot=boot, look=Places(), unidentified=unidentified)
+
+
+def namer(settings: Settings, /) -> Namer:
+    """The same, bounded in time."""
+    from etcdlock.agent.namer import Namer
+
+    return Namer(naming(settings))
 
 
 def make_context(

@@ -83,7 +83,7 @@ def calls() -> Iterator[str]:
 def openapi() -> dict[str, Any]:
     """The agent's own document; no agent is needed to make it."""
     nobody = cast("Any", SimpleNamespace(host="host"))
-    app = create_app(nobody, nobody, identify=cast("Any", None), readonly_disks="none", answer_seconds=10.0)
+    app = create_app(nobody, nobody, namer=cast("Any", None), readonly_disks="none", answer_seconds=10.0)
     return app.openapi()
 
 

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from etcdlock.agent import known_paths
 from etcdlock.agent.context import Context
 from etcdlock.agent.endings import Endings
 from etcdlock.agent.host_ledger import HostLedger
@@ -76,9 +77,12 @@ class Aftermath:
         if self._parts is not None:
             self._parts.create_task(self._until_released(resident))
 
-    def given_up(self, resident: Resident, resources: list[Resource], /) -> None:
-        """Its vCPUs have stopped; or it has closed these, one resource in whatever modes, and they are gone from it."""
-        self.begin(self._until_known(resident, resources))
+    def given_up(self, resident: Resident, resources: list[Resource], /, *, opened: Resource) -> None:
+        """Its vCPUs have stopped; or it has closed these, one resource in whatever modes, and they are gone from it.
+
+        `opened` is the same with the path by which this host's guest may have it open.
+        """
+        self.begin(self._until_known(resident, resources, opened))
 
     def rests(self, resident: Resident, /) -> None:
         """Its vCPUs stand still, and etcd may not say so yet."""
@@ -88,19 +92,20 @@ class Aftermath:
         """Files that another host has for itself did not come along with a guest that has arrived for good."""
         holding = self._ledger.holding(resident.uuid)
         found = () if holding is None else holding.stored.record.resources
-        left = {resource for resource in found if stays_behind(resource, host=self._context.host)}
+        host, boot = self._context.host, self._context.machine.boot
+        left = {resource for resource in found if stays_behind(resource, host=host, boot=boot)}
         if left - resident.closed:
             resident.closed |= left
             self.begin(self._until_removed(resident))
 
     # --- until it is done ------------------------------------------------------------------------------------------
 
-    async def _until_known(self, resident: Resident, resources: list[Resource], /) -> None:
+    async def _until_known(self, resident: Resident, resources: list[Resource], opened: Resource, /) -> None:
         """Which of the two it is, the guest's open files tell: to look at them may have to wait for a dead server."""
         async with resident.turn:
             if resident.gone:
                 return
-            is_open = await self._processes.has_open(resident.guest, resources[0])
+            is_open = await self._processes.has_open(resident.guest, opened)
             was_resting = resident.rests
             resident.rests = is_open or was_resting
             if is_open:
@@ -129,6 +134,7 @@ class Aftermath:
                 for resource in sorted(resident.closed):
                     if await self._done(self._ledger.remove(resident.uuid, resource, until=self._now()), resident):
                         resident.closed.discard(resource)
+                        known_paths.forget(resident, resource)
                 if not resident.closed:
                     return
             await self._context.clock.sleep(AGAIN_SECONDS)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from uuid import UUID
 
+from etcdlock.agent import known_paths
 from etcdlock.agent.aftermath import Aftermath
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
@@ -27,6 +28,7 @@ from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.host_ledger import HostLedger
 from etcdlock.agent.judging import named, same
 from etcdlock.agent.member import Member
+from etcdlock.agent.namer import Namer
 from etcdlock.agent.observer import Observer
 from etcdlock.agent.patience import ask_until_answered
 from etcdlock.agent.residents import Asked, Resident, Residents
@@ -40,6 +42,7 @@ from etcdlock.errors import (
     NotTheOwner,
     Refused,
 )
+from etcdlock.identity import Naming, stays_behind
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
 from etcdlock.ports import Guard, Processes, Store
@@ -56,7 +59,7 @@ class HostAgent:
     `acquire_seconds` bounds what a door waits for; the door itself must wait a little longer, so that a yes which it
     passes on is one that was given. A `guard` beside our own goes on while no agent runs. Where there is a
     `ledger_store`, locks are changed through it: heartbeats and joining never wait behind them. A `keeper` is begun
-    beside all else once the agent has joined.
+    beside all else once the agent has joined. `namer` names what is known by its path alone.
     """
 
     def __init__(
@@ -70,10 +73,12 @@ class HostAgent:
         guard: Guard | None = None,
         ledger_store: Store | None = None,
         keeper: Callable[[Member], Coroutine[Any, Any, None]] | None = None,
+        namer: Namer | None = None,
     ) -> None:
         self._context = context
         self._keeper = keeper
         self._processes = processes
+        self._namer = namer or Namer(Naming())
         self._acquire_seconds = acquire_seconds
         self._join_seconds = join_seconds
         self._enforcer = Enforcer(context.clock, timing=context.timing)
@@ -180,10 +185,11 @@ class HostAgent:
     async def take(self, owner: Owner, resource: Resource, /) -> None:
         """The guest is about to run, or to open the resource; what it holds already is a success.
 
+        A resource without a name is a disk that is known by its path. It is named here, in the guest's turn.
         Raises `HeldElsewhere`, `Superseded` where another host has claimed it, and whatever else says why not.
         """
         with answer_noted(self._context.clock, owner.domain, resource):
-            await self.ask(owner, lambda asked: self._take(asked, resource))
+            await self.ask(owner, lambda asked: self._name_and_take(asked, resource))
 
     async def ask(self, owner: Owner, work: Work, /) -> None:
         """Do in the guest's turn what is asked for it, again while etcd does not answer. What it raises is a no."""
@@ -211,6 +217,23 @@ class HostAgent:
         if asked.resident.gone:
             raise NoSuchGuest(f"{asked.resident.owner} is gone")
         await work(asked)
+
+    async def _name_and_take(self, asked: Asked, resource: Resource, /) -> None:
+        locked = resource if resource.name else await self._named(asked.resident, resource)
+        await self._take(asked, locked)
+        known_paths.remember(asked.resident, resource, locked)
+
+    async def _named(self, resident: Resident, resource: Resource, /) -> Resource:
+        """As the guest holds it already, whatever has become of the path meanwhile; else by what is found there."""
+        found = known_paths.known(resident, resource, among=self._resources_of(resident.uuid))
+        if found is not None:
+            return found
+        name = await self._namer.name(resource.path)
+        return replace(resource, lockspace=name.lockspace, name=name.name)
+
+    def _resources_of(self, uuid: UUID, /) -> tuple[Resource, ...]:
+        holding = self.ledger.holding(uuid)
+        return () if holding is None else holding.stored.record.resources
 
     async def _take(self, asked: Asked, resource: Resource, /) -> None:
         resident, uuid, until = asked.resident, asked.resident.uuid, asked.until
@@ -269,13 +292,24 @@ class HostAgent:
         Raises `NotLocked` and `NotTheOwner`.
         """
         self._check_ready()
-        resident, holding = self._residents.find(owner.domain.uuid), self.ledger.holding(owner.domain.uuid)
-        locked = named(resource, among=holding.stored.record.resources) if holding is not None else []
+        resident, held = self._residents.find(owner.domain.uuid), self._resources_of(owner.domain.uuid)
+        locked = self._given_up(resident, resource, held) if resident is not None else []
         if resident is None or not locked:
             raise NotLocked(f"{resource} is not locked for domain {owner.domain}")
         if resident.owner.pid != owner.pid:
             raise NotTheOwner(f"{resource} is locked for {resident.owner}, not for process {owner.pid}")
-        self._after.given_up(resident, locked)
+        opened = replace(locked[0], path=resource.path) if resource.path else locked[0]
+        self._after.given_up(resident, locked, opened=opened)
+
+    def _given_up(self, resident: Resident, resource: Resource, held: tuple[Resource, ...], /) -> list[Resource]:
+        """By what it was called when it was taken; nothing is looked at, for whoever gives up waits without end."""
+        if resource.name:
+            return named(resource, among=held)
+        found = known_paths.given(resident, resource, among=held)
+        if found or self._namer.looks:
+            return found
+        (name,) = (one.name for one in self._namer.identified((resource.path,)))
+        return named(replace(resource, lockspace=name.lockspace, name=name.name), among=held)
 
     def departed(self, owner: Owner, /) -> None:
         """The guest's own connection has ended. Whether it is gone, only its process tells, and that is watched."""
@@ -310,6 +344,9 @@ class HostAgent:
             guest or Departed(record.pid, record.pid_start),
             rests=record.state is LockState.PARKED,
         )
+        here, boot = self._context.host, self._context.machine.boot
+        ours = (one for one in record.resources if not stays_behind(one, host=here, boot=boot))
+        known_paths.remember_all(resident, ours)
         self.ledger.inherit(stored, resident.guest)
         if guest is not None:
             self._carrying.append(self._after.begin(self._carry_on(resident)))  # its turn is the first

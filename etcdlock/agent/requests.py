@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from uuid import UUID
 
+from etcdlock.agent import known_paths
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context
 from etcdlock.agent.host import PAUSE_SECONDS, HostAgent
@@ -70,6 +72,7 @@ class Requests:
             wanted = self._wanted(resident, resources)
             stored = await self._ledger.enter(wanted, resident.guest, until=asked.until)
         _check_covered(stored, resources)
+        known_paths.remember_all(resident, resources)
         await self._let_run(asked, stored)
 
     async def attach(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
@@ -152,6 +155,7 @@ class Requests:
         if resource.mode is not Mode.READ_ONLY:
             await self._ledger.add(resident.uuid, resource, until=asked.until)
             resident.closed.difference_update(named(resource, among=resident.closed))
+            known_paths.remember(resident, resource, resource)
         asked.check_in_time(self._context.clock.now())
 
     async def remove(self, uuid: UUID, resource: Resource, /) -> StoredDomain:
@@ -161,13 +165,19 @@ class Requests:
     async def _remove(self, asked: Asked, resource: Resource, /) -> None:
         resident = asked.resident
         stored = await self._ledger.current(resident.uuid)
-        for held in named(resource, among=stored.record.resources):
-            if await self._processes.has_open(resident.guest, held):
+        for held in self._asked_for(resident, resource, stored.record.resources):
+            opened = replace(held, path=resource.path) if resource.path else held
+            if await self._processes.has_open(resident.guest, opened):
                 raise Refused(
                     f"{held}: {resident.owner} may still have it open",
                     hint="unplug it first; with the guest's end it is given back in any case",
                 )
             await self._ledger.remove(resident.uuid, held, until=asked.until)
+            known_paths.forget(resident, held)
+
+    def _asked_for(self, resident: Resident, resource: Resource, held: Iterable[Resource], /) -> list[Resource]:
+        """Under its name; or one that is known by its path alone, as it was called when it was locked."""
+        return named(resource, among=held) if resource.name else known_paths.given(resident, resource, among=held)
 
     # --- guests that move ------------------------------------------------------------------------------------------
 
@@ -203,6 +213,7 @@ class Requests:
         _check_runs(await self._ledger.current(resident.uuid))
         for resource in _locked(resources):
             await self._ledger.add(resident.uuid, resource, until=asked.until)
+        known_paths.remember_all(resident, resources)
         await self._ledger.unpark(resident.uuid, until=asked.until)
         asked.check_in_time(self._context.clock.now())
         resident.arrives = resident.arrives or self._may_go_back(resident)

@@ -20,7 +20,8 @@ from etcdlock.ports import Guest, Processes
 class Resident:
     """A guest of this host. `turn` orders what is done for it.
 
-    `rests` and `closed` say what its doors last said of its vCPUs and of its disks; `arrives`, that it has the locks of
+    `rests` and `closed` say what its doors last said of its vCPUs and of its disks, `paths` what they have called them
+    (`known_paths`); `arrives`, that it has the locks of
     a guest that migrates in and has not been let run; `gone`, that its process has ended.
     """
 
@@ -29,6 +30,7 @@ class Resident:
     rests: bool = False
     arrives: bool = False
     closed: set[Resource] = field(default_factory=set)
+    paths: dict[str, Resource] = field(default_factory=dict)
     gone: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 

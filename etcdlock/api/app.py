@@ -15,9 +15,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import etcdlock
+from etcdlock.agent.namer import Namer
 from etcdlock.api.admission import BoundedBody, Permission
 from etcdlock.api.answers import TABLE, answer_to
-from etcdlock.api.behind import Cluster, Domains, Identify
+from etcdlock.api.behind import Cluster, Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.domains import DomainRoutes
 from etcdlock.api.models import Failure
@@ -32,7 +33,7 @@ def create_app(
     cluster: Cluster,
     /,
     *,
-    identify: Identify,
+    namer: Namer,
     readonly_disks: str,
     answer_seconds: float,
     extra_routers: Sequence[APIRouter] = (),
@@ -49,10 +50,10 @@ def create_app(
     )
     app.include_router(
         DomainRoutes(
-            domains, desk=desk, identify=identify, readonly_disks=readonly_disks, host=cluster.host
+            domains, desk=desk, namer=namer, readonly_disks=readonly_disks, host=cluster.host
         ).router()
     )
-    app.include_router(ViewRoutes(cluster, desk=desk, identify=identify).router())
+    app.include_router(ViewRoutes(cluster, desk=desk, namer=namer).router())
     for router in extra_routers:
         app.include_router(router)
     app.add_exception_handler(EtcdlockError, _failed)

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from etcdlock.api.behind import Domains, Identify
+from etcdlock.agent.namer import Namer
+from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, Stopped, WantedLocks, WantedResource
 from etcdlock.identity import with_readonly_rule
@@ -21,11 +22,11 @@ class DomainRoutes:
     """Each call: what was sent, to the program behind, and the lock as it then stands."""
 
     def __init__(
-        self, domains: Domains, /, *, desk: Desk, identify: Identify, readonly_disks: str, host: str
+        self, domains: Domains, /, *, desk: Desk, namer: Namer, readonly_disks: str, host: str
     ) -> None:
         self._domains = domains
         self._desk = desk
-        self._identify = identify
+        self._namer = namer
         self._readonly_disks = readonly_disks
         self._host = host
 
@@ -54,11 +55,11 @@ class DomainRoutes:
 
     async def acquire(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
         """Lock the domain and all its resources, or nothing, for a guest that does not run yet. After a yes it may."""
-        return await self._do(uuid, self._domains.acquire(wanted.owner(uuid), self._all(wanted)))
+        return await self._do(uuid, self._domains.acquire(wanted.owner(uuid), await self._all(wanted)))
 
     async def attach(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
         """The same for a guest that runs already, without locks. After a no it runs on, unprotected: stop it."""
-        return await self._do(uuid, self._domains.attach(wanted.owner(uuid), self._all(wanted)))
+        return await self._do(uuid, self._domains.attach(wanted.owner(uuid), await self._all(wanted)))
 
     async def release(self, uuid: DomainUuid) -> Lock:
         """Make sure that all of it has been given back. The guest's process must have ended."""
@@ -74,11 +75,11 @@ class DomainRoutes:
 
     async def add(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
         """Lock one more resource, before the guest opens it."""
-        return await self._do(uuid, self._domains.add(uuid, self._one(wanted)))
+        return await self._do(uuid, self._domains.add(uuid, await self._one(wanted)))
 
     async def remove(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
         """Give one resource back, after the guest has closed it."""
-        return await self._do(uuid, self._domains.remove(uuid, self._one(wanted)))
+        return await self._do(uuid, self._domains.remove(uuid, await self._held(wanted)))
 
     async def prepare(self, uuid: DomainUuid, stopped: Stopped) -> Lock:  # noqa: ARG002 - as above
         """On the source, at the switch-over: the vCPUs have stopped, the destination may claim the lock."""
@@ -94,7 +95,7 @@ class DomainRoutes:
 
     async def incoming(self, uuid: DomainUuid, wanted: IncomingLocks) -> Lock:
         """On the destination: claim the lock for the process that takes the guest in, once the source parks it."""
-        return await self._do(uuid, self._domains.incoming(wanted.owner(uuid), self._all(wanted), run=wanted.run))
+        return await self._do(uuid, self._domains.incoming(wanted.owner(uuid), await self._all(wanted), run=wanted.run))
 
     async def incoming_complete(self, uuid: DomainUuid) -> Lock:
         """On the destination: the guest has arrived. After a yes its vCPUs may run, and there is no way back."""
@@ -107,8 +108,16 @@ class DomainRoutes:
     async def _do(self, uuid: UUID, work: Coroutine[Any, Any, StoredDomain | None], /) -> Lock:
         return Lock.of(uuid, await self._desk.see_to(work), host=self._host)
 
-    def _all(self, wanted: WantedLocks, /) -> tuple[Resource, ...]:
-        return with_readonly_rule(wanted.named(self._identify), rule=self._readonly_disks)
+    async def _all(self, wanted: WantedLocks, /) -> tuple[Resource, ...]:
+        names = await self._namer.names([path for one in wanted.resources for path in one.paths])
+        return with_readonly_rule(wanted.named(names.__getitem__), rule=self._readonly_disks)
 
-    def _one(self, wanted: WantedResource, /) -> Resource:
-        return with_readonly_rule((wanted.named(self._identify).resource,), rule=self._readonly_disks)[0]
+    async def _one(self, wanted: WantedResource, /) -> Resource:
+        names = await self._namer.names(wanted.paths)
+        return with_readonly_rule((wanted.named(names.__getitem__).resource,), rule=self._readonly_disks)[0]
+
+    async def _held(self, wanted: WantedResource, /) -> Resource:
+        """What a guest has. Where names depend on what is found at a path, that is not looked at again."""
+        if self._namer.looks and wanted.paths:
+            return Resource("", "", wanted.mode, wanted.path)
+        return await self._one(wanted)

@@ -43,14 +43,21 @@ class WantedResource(Sent):
     lockspace: Text = Field(default="", description="together with `name`: what is locked, the same on every host")
     name: Text = ""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What must be named: its path, if that is what names it. Raises `InvalidInput`."""
+        if self.name or self.lockspace:
+            return ()
+        if not self.path.startswith("/"):
+            raise InvalidInput(f"a resource named by its path needs an absolute one, not {self.path!r}")
+        return (self.path,)
+
     def named(self, identify: Identify, /) -> Named:
         """Raises `InvalidInput`."""
         if bool(self.lockspace) != bool(self.name):
             raise InvalidInput("a resource has both a lockspace and a name, or is named by its path")
         if self.name:
             return Named(str(self), Resource(self.lockspace, self.name, self.mode, self.path))
-        if not self.path.startswith("/"):
-            raise InvalidInput(f"a resource named by its path needs an absolute one, not {self.path!r}")
         called = identify(self.path)
         return Named(self.path, Resource(called.lockspace, called.name, self.mode, self.path))
 

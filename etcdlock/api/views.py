@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from etcdlock.agent.breaking import words
-from etcdlock.api.behind import Cluster, Identify
+from etcdlock.agent.namer import Namer
+from etcdlock.api.behind import Cluster
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import LONGEST_TEXT, Confirmation, DomainUuid
 from etcdlock.documents import Document, answer_document, broken_document, sessions_document, survey_document
@@ -33,10 +34,10 @@ Asked = Annotated[str | None, Query(max_length=LONGEST_TEXT)]
 class ViewRoutes:
     """Each call: one look, and the document."""
 
-    def __init__(self, cluster: Cluster, /, *, desk: Desk, identify: Identify) -> None:
+    def __init__(self, cluster: Cluster, /, *, desk: Desk, namer: Namer) -> None:
         self._cluster = cluster
         self._desk = desk
-        self._identify = identify
+        self._namer = namer
         self._looking = asyncio.Lock()
 
     def router(self) -> APIRouter:
@@ -82,7 +83,7 @@ class ViewRoutes:
 
     async def inquire(self, domain: Asked = None, disk: Asked = None, mode: Mode = Mode.EXCLUSIVE) -> Response:
         """Who holds a domain (by UUID or name) or a disk (by its path), as `etcdlock inquire --json`."""
-        question = self._question(domain, disk, mode)
+        question = await self._question(domain, disk, mode)
         return await self._look(lambda survey: self._answer(survey, question))
 
     async def declare(
@@ -95,7 +96,7 @@ class ViewRoutes:
         broken = await self._desk.see_to(self._cluster.declare_dead(target, by=by, reason=reason))
         return _shown(_encoded(broken_document(target, broken.obituaries, broken.freed)))
 
-    def _question(self, domain: str | None, disk: str | None, mode: Mode, /) -> Question:
+    async def _question(self, domain: str | None, disk: str | None, mode: Mode, /) -> Question:
         if (domain is None) == (disk is None):
             raise InvalidInput("inquire: ask about one thing", hint="give domain=UUID or domain=NAME, or disk=PATH")
         if domain is not None:
@@ -103,7 +104,7 @@ class ViewRoutes:
         path = disk or ""
         if not path.startswith("/"):
             raise InvalidInput(f"inquire: a disk is named by its absolute path, not {path!r}")
-        called = self._identify(path)
+        called = await self._namer.name(path)
         return Question(f"disk {path}", resources=(Resource(called.lockspace, called.name, mode, path),))
 
     def _answer(self, survey: Survey, question: Question, /) -> Document:

@@ -78,7 +78,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.guarding import start_agents_guard
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
-    from etcdlock.wiring import check_versions, make_context, open_store
+    from etcdlock.wiring import check_versions, make_context, namer, open_store
 
     allow_descriptors(DESCRIPTORS)
     async with open_store(settings) as store:
@@ -87,6 +87,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
         guard, timing = await start_agents_guard(settings, guards)
         context = context.on(timing)
         processes = HostProcesses(arrives=Arrivals(places(uid=os.geteuid(), environment=os.environ).statuses).arrives)
+        names = namer(settings)
         agent = HostAgent(
             context,
             processes=processes,
@@ -95,8 +96,9 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
             guard=guard,
             ledger_store=Committer(store, max_txn_ops=settings.max_txn_ops),
             keeper=fencer(settings, context),
+            namer=names,
         )
-        door = Doors(settings, agent, context, processes=processes, store=store)
+        door = Doors(settings, agent, context, processes=processes, store=store, namer=names)
         overdue_seconds = context.timing.unattended_seconds
         heed = partial(Ending, agent, context.clock, on_guests=on_guests)
         await _until_told(agent, door, guard, guards, heed, overdue_seconds=overdue_seconds)

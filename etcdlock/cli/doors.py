@@ -18,12 +18,12 @@ from etcdlock.api.server import ApiServer
 from etcdlock.errors import InvalidSetting
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
-from etcdlock.wiring import naming
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.agent.context import Context
     from etcdlock.agent.host import HostAgent
+    from etcdlock.agent.namer import Namer
     from etcdlock.config import Settings
     from etcdlock.ports import Processes
 
@@ -35,14 +35,22 @@ class Doors:
     """Raises `InvalidSetting` when made with a group that does not exist."""
 
     def __init__(
-        self, settings: Settings, agent: HostAgent, context: Context, /, *, processes: Processes, store: EtcdStore
+        self,
+        settings: Settings,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        processes: Processes,
+        store: EtcdStore,
+        namer: Namer,
     ) -> None:
         self._settings = settings
         self._metrics = metrics.Metrics(agent, context, endpoint=lambda: store.endpoint)
         self._counting = contextlib.ExitStack()
         self._feed = events.Feed()
         wait_seconds = settings.acquire_seconds + DOOR_BEHIND_SECONDS
-        self._libvirt = Door(agent, identify=naming(settings), uid=os.getuid(), acquire_seconds=wait_seconds)
+        self._libvirt = Door(agent, uid=os.getuid(), acquire_seconds=wait_seconds)
         app = create_app(
             Requests(agent, context, processes=processes, answer_seconds=settings.acquire_seconds),
             View(
@@ -53,7 +61,7 @@ class Doors:
                 answer_seconds=settings.acquire_seconds,
                 place={"endpoints": list(settings.endpoints), "pid_namespace": pid_namespace()},
             ),
-            identify=naming(settings),
+            namer=namer,
             readonly_disks=settings.readonly_disks,
             answer_seconds=wait_seconds,
             extra_routers=(self._feed.router(), metrics.router(self._metrics)),

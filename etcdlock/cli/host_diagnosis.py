@@ -146,7 +146,7 @@ def _of_unread(facts: HostFacts, /) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             f"a guest of libvirt's was not looked at: {escaped(text)}",
-            evidence="its status file cannot be read",
+            evidence="its status file cannot be read, or one of its disks not be found out about",
             remedy="run doctor as root; if that does not help, compare 'virsh list' with 'etcdlock status' by hand",
         )
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etcdlock.domainxml import DomainXml, named_of
-from etcdlock.errors import InvalidInput
+from etcdlock.domainxml import DomainXml, named_of, paths_of
+from etcdlock.errors import InvalidInput, NotIdentified
 from etcdlock.guard import table
 from etcdlock.guard.table import Name
 from etcdlock.identity import distinct, with_readonly_rule
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from etcdlock.config import Settings
 
 Wanted = Callable[[DomainXml], tuple[Resource, ...]]
-"""What a guest needs locked, by the cluster's rules. Raises `InvalidInput`."""
+"""What a guest needs locked, by the cluster's rules. Raises `InvalidInput` and `NotIdentified`."""
 
 LARGEST_STATUS = 8 * 2**20
 _LISTENS = 0x10000
@@ -97,6 +97,8 @@ def read_guests(folder: Path, /, *, wanted: Wanted) -> tuple[tuple[SeenGuest, ..
             continue  # it has ended meanwhile
         except OSError as error:
             unread.append(f"{file}: {error.strerror}")
+        except NotIdentified as error:
+            unread.append(f"{file}: {error}")
         except InvalidInput as error:
             unread.append(str(error))
         else:
@@ -182,12 +184,15 @@ def own_hosts(settings: Settings, /) -> frozenset[str]:
 
 def wanted_by(settings: Settings, /) -> Wanted:
     """By the settings' rules."""
-    from etcdlock.wiring import naming
+    from etcdlock.wiring import namer
 
-    identify = naming(settings)
+    names = namer(settings)
 
     def wanted(xml: DomainXml) -> tuple[Resource, ...]:
-        resources = with_readonly_rule(distinct(named_of(xml, identify=identify)), rule=settings.readonly_disks)
+        paths = paths_of(xml)
+        found = {path: one.name for path, one in zip(paths, names.identified(paths), strict=True)}
+        named = named_of(xml, identify=found.__getitem__)
+        resources = with_readonly_rule(distinct(named), rule=settings.readonly_disks)
         return tuple(resource for resource in resources if resource.mode is not Mode.READ_ONLY)
 
     return wanted

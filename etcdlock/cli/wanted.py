@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -13,11 +13,10 @@ from etcdlock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings
+    from etcdlock.domainxml import DomainXml
     from etcdlock.escalation import Action
     from etcdlock.identity import Named, ResourceName
-    from etcdlock.model import DomainId, Resource
-
-    Identify = Callable[[str], ResourceName]
+    from etcdlock.model import DomainId, Mode, Resource
 
 LONGEST_NAME_BYTES = 255
 
@@ -26,12 +25,18 @@ def read_wanted(
     settings: Settings, /, *, file: Path | None, uuid: str | None, name: str, disks: Sequence[str]
 ) -> tuple[DomainId, tuple[Resource, ...]]:
     """The domain and its resources, by this cluster's rules. Raises `InvalidInput`."""
-    from etcdlock.identity import distinct, with_readonly_rule
-    from etcdlock.wiring import naming
+    from etcdlock.domainxml import named_of, paths_of
+    from etcdlock.identity import distinct, parse_disk_argument, with_readonly_rule
 
-    identify = naming(settings)
-    domain, wanted = _domain(file, uuid=uuid, name=name, identify=identify)
-    wanted += tuple(_disk(argument, identify=identify) for argument in disks)
+    domain, xml = _domain(file, uuid=uuid, name=name)
+    given = [(argument, parse_disk_argument(argument)) for argument in disks]
+    paths = [str(Path.cwd() / disk.path) for _, disk in given]
+    names = names_of(settings, (*(paths_of(xml) if xml is not None else ()), *paths))
+    wanted = named_of(xml, identify=names.__getitem__) if xml is not None else ()
+    wanted += tuple(
+        _disk(argument, disk.mode, path=path, name=names[path])
+        for (argument, disk), path in zip(given, paths, strict=True)
+    )
     if not wanted and file is None and uuid is None:
         raise InvalidInput("there is nothing to lock", hint="give --domain FILE.xml, --domain-uuid UUID or --disk PATH")
     return domain, with_readonly_rule(distinct(wanted), rule=settings.readonly_disks)
@@ -71,13 +76,13 @@ def seconds(value: float, /, *, option: str) -> float:
 
 
 def _domain(
-    file: Path | None, /, *, uuid: str | None, name: str, identify: Identify
-) -> tuple[DomainId, tuple[Named, ...]]:
-    from etcdlock.domainxml import named_of, parse_domain
+    file: Path | None, /, *, uuid: str | None, name: str
+) -> tuple[DomainId, DomainXml | None]:
+    from etcdlock.domainxml import parse_domain
     from etcdlock.model import DomainId
 
     if file is None:
-        return DomainId(_uuid(uuid), _name(name)), ()
+        return DomainId(_uuid(uuid), _name(name)), None
     if uuid is not None or name:
         raise InvalidInput("--domain already says UUID and name", hint="leave out --domain-uuid and --name")
     try:
@@ -87,7 +92,7 @@ def _domain(
     parsed = parse_domain(text, source=str(file))
     for warning in parsed.warnings:
         print(f"etcdlock: {_shown(str(file))}: warning: {warning}", file=sys.stderr)
-    return parsed.domain, named_of(parsed, identify=identify)
+    return parsed.domain, parsed
 
 
 def _uuid(text: str | None, /) -> UUID:
@@ -112,14 +117,25 @@ def _name(text: str, /) -> str:
     return text
 
 
-def _disk(argument: str, /, *, identify: Identify) -> Named:
-    from etcdlock.identity import Named, parse_disk_argument
+def names_of(settings: Settings, paths: Sequence[str], /) -> dict[str, ResourceName]:
+    """The name of each path by this cluster's rule; what a name rests on, if that is little, is told.
+
+    Raises `InvalidInput` and `NotIdentified`.
+    """
+    from etcdlock.wiring import namer
+
+    found = namer(settings).identified(paths)
+    for path, one in dict(zip(paths, found, strict=True)).items():
+        if one.warning:
+            print(f"etcdlock: {_shown(path)}: warning: {_shown(one.warning)}", file=sys.stderr)
+    return {path: one.name for path, one in zip(paths, found, strict=True)}
+
+
+def _disk(argument: str, mode: Mode, /, *, path: str, name: ResourceName) -> Named:
+    from etcdlock.identity import Named
     from etcdlock.model import Resource
 
-    given = parse_disk_argument(argument)
-    path = str(Path.cwd() / given.path)
-    called = identify(path)
-    return Named(f"--disk {_shown(argument)}", Resource(called.lockspace, called.name, given.mode, path))
+    return Named(f"--disk {_shown(argument)}", Resource(name.lockspace, name.name, mode, path))
 
 
 def _shown(text: str) -> str:

@@ -6,11 +6,10 @@ of lockspaces by anybody, since libvirtd makes them before there is a guest to s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from etcdlock.errors import InvalidInput
-from etcdlock.identity import ResourceName, normal_path
+from etcdlock.identity import normal_path
 from etcdlock.libvirt import remote_error
 from etcdlock.libvirt.procedure import (
     AcquireResource,
@@ -65,10 +64,8 @@ class Caller:
                 return None
 
 
-def resource_of(
-    request: AcquireResource | ReleaseResource, /, *, identify: Callable[[str], ResourceName]
-) -> Resource:
-    """What is to be locked, or given up; `identify` names a disk's path by the cluster's rule.
+def resource_of(request: AcquireResource | ReleaseResource, /) -> Resource:
+    """What is to be locked, or given up. A disk has its path alone: whoever is behind the door names it.
 
     Every other lockspace is a folder, its names stand as they come: digests, LVM's and SCSI's ids, keys of `<lease>`s.
     Being absolute paths these lockspaces are none of those in which disks are named. Raises `InvalidInput`.
@@ -76,8 +73,8 @@ def resource_of(
     shared = isinstance(request, AcquireResource) and request.shared
     mode = Mode.SHARED if shared else Mode.EXCLUSIVE
     if not request.path:
-        found = identify(request.name)
-        return Resource(found.lockspace, found.name, mode, path=request.name)
+        normal_path(request.name)
+        return Resource("", "", mode, path=request.name)
     if not request.name:
         raise InvalidInput("a resource without a name cannot be locked")
     return Resource(normal_path(request.path), request.name, mode, path="")

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 
 from etcdlock.errors import EtcdlockError
-from etcdlock.identity import ResourceName
 from etcdlock.journal import note
 from etcdlock.libvirt import reasons
 from etcdlock.libvirt.caller import resource_of
@@ -35,9 +33,8 @@ from etcdlock.model import Owner, Resource
 class Desk:
     """Does for all connections of a door what one of them is asked; None is the answer that it has been done."""
 
-    def __init__(self, locks: Locks, /, *, identify: Callable[[str], ResourceName], acquire_seconds: float) -> None:
+    def __init__(self, locks: Locks, /, *, acquire_seconds: float) -> None:
         self._locks = locks
-        self._identify = identify
         self._acquire_seconds = acquire_seconds
         self._overdue: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -57,7 +54,7 @@ class Desk:
     def release(self, owner: Owner, request: ReleaseResource, /) -> RemoteError | None:
         """Give up, at once."""
         try:
-            self._locks.give_up(owner, resource_of(request, identify=self._identify))
+            self._locks.give_up(owner, resource_of(request))
         except EtcdlockError as error:
             return reasons.refusal(error, name=request.name, owner=owner)
         return None
@@ -67,7 +64,7 @@ class Desk:
         if self._is_closing:
             return reasons.stopping()
         try:
-            resource = resource_of(request, identify=self._identify)
+            resource = resource_of(request)
         except EtcdlockError as error:
             return reasons.refusal(error, name=request.name, owner=owner)
         taking = asyncio.ensure_future(self._locks.take(owner, resource))

@@ -14,7 +14,8 @@ class Locks(Protocol):
     """The locks of this host's guests.
 
     An owner is named by whoever starts it and may be called again by another connection: domain and pid are its name.
-    A resource is known by lockspace and name; the door cannot tell the mode of one that is given up.
+    A resource is known by lockspace and name, or a disk, which has neither here, by its absolute path; the door cannot
+    tell the mode of one that is given up.
     """
 
     def present(self, owner: Owner, /) -> None:

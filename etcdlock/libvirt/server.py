@@ -11,10 +11,8 @@ nothing for them. After a restart they have no connection to us; they are known 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
-from etcdlock.identity import ResourceName
 from etcdlock.journal import note
 from etcdlock.libvirt.connection import READ_BYTES, Connection
 from etcdlock.libvirt.desk import Desk
@@ -32,10 +30,8 @@ READ_WITHIN_SECONDS = 1.0
 class Door:
     """Serves libvirt until it is closed. Only processes of the user `uid` get in: root's for a system's libvirt."""
 
-    def __init__(
-        self, locks: Locks, /, *, identify: Callable[[str], ResourceName], uid: int, acquire_seconds: float
-    ) -> None:
-        self._desk = Desk(locks, identify=identify, acquire_seconds=acquire_seconds)
+    def __init__(self, locks: Locks, /, *, uid: int, acquire_seconds: float) -> None:
+        self._desk = Desk(locks, acquire_seconds=acquire_seconds)
         self._connections: set[Connection] = set()
         self._connect = partial(
             Connection, self._desk, uid=uid, buffer=bytearray(READ_BYTES), among=self._connections

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from etcdlock.agent.namer import Namer
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.view import View
 from etcdlock.api.app import create_app
@@ -50,7 +51,7 @@ def application(
     return create_app(
         domains or requests,
         view,
-        identify=Naming(),
+        namer=Namer(Naming()),
         readonly_disks="none",
         answer_seconds=answer_seconds,
         extra_routers=extra_routers,

@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class LocksInMemory:
         self._hear(DEPARTED, owner)
 
     async def take(self, owner: Owner, resource: Resource, /) -> None:
+        resource = called(resource)
         self._hear(TAKE, owner, resource.name)
         await self._pass(resource.name)
         holders = self.held[resource.lockspace, resource.name]
@@ -66,6 +67,7 @@ class LocksInMemory:
         self.taken.append(resource)
 
     def give_up(self, owner: Owner, resource: Resource, /) -> None:
+        resource = called(resource)
         self._hear(GIVE_UP, owner, resource.name)
         if resource.name in self.faults:
             raise self.faults[resource.name]
@@ -203,6 +205,14 @@ def ourselves(domain: DomainId = VM1) -> Owner:
     return Owner(domain, os.getpid())
 
 
+def called(resource: Resource) -> Resource:
+    """A disk comes by its path alone: whoever is behind the door names it."""
+    if resource.name:
+        return resource
+    name = by_path(resource.path)
+    return replace(resource, lockspace=name.lockspace, name=name.name)
+
+
 def by_path(path: str) -> ResourceName:
     return identify_path(path, rule=DiskIdentity.PATH)
 
@@ -214,7 +224,7 @@ async def house(
     """A door that is open inside; the clients it has been asked for are closed before it is."""
     locks = locks or LocksInMemory()
     path = folder / "virtlockd-sock"
-    door = Door(locks, identify=by_path, uid=os.geteuid() if uid is None else uid, acquire_seconds=acquire_seconds)
+    door = Door(locks, uid=os.geteuid() if uid is None else uid, acquire_seconds=acquire_seconds)
     await door.open(listen(str(path)))
     here = House(door, locks, path)
     try:

@@ -14,6 +14,7 @@ from functools import partial
 
 from etcdlock.adapters.committer import Committer
 from etcdlock.agent.host import HostAgent
+from etcdlock.agent.namer import Namer
 from etcdlock.errors import EtcdlockError, Unreachable
 from etcdlock.escalation import Action
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
@@ -70,6 +71,7 @@ class Hypervisor:
         self.stall = Stall()
         self.agent: HostAgent | None = None
         self.action = Action.KILL
+        self.namer: Namer | None = None
         self._running: asyncio.Task[None] | None = None
         self._taking: set[asyncio.Task[None]] = set()
         self.guard = FakeGuard(
@@ -94,6 +96,7 @@ class Hypervisor:
             join_seconds=JOIN_SECONDS,
             guard=self.guard,
             ledger_store=Committer(StalledStore(self.host.store, self.stall), max_txn_ops=MAX_TXN_OPS),
+            namer=self.namer,
         )
         self._running = asyncio.ensure_future(self.agent.run())
         self._running.add_done_callback(partial(self._ended, self.agent))

@@ -31,7 +31,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "disk_identity": "md5",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
         "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
-        "fence_timeout_seconds": "4",
+        "fence_timeout_seconds": "4", "unidentified_disks": "path",
     }  # fmt: skip
     names = [name for name in Settings.model_fields if name not in TABLES]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}

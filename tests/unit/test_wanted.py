@@ -7,7 +7,9 @@ from pathlib import Path
 from etcdlock.cli.wanted import read_wanted
 from etcdlock.config import load
 
-SETTINGS = load(environment={"ETCDLOCK_HOST_ID": "a", "ETCDLOCK_LOCAL_FOLDERS": "/local"})
+SETTINGS = load(
+    environment={"ETCDLOCK_HOST_ID": "a", "ETCDLOCK_LOCAL_FOLDERS": "/local", "ETCDLOCK_DISK_IDENTITY": "path"}
+)
 DOMAIN = """
     <domain>
       <name>vm1</name>
