@@ -38,6 +38,7 @@ class Agent:
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_LOCK_SOCKET": self.path,
             "ETCDLOCK_RUN_FOLDER": str(folder),
+            "ETCDLOCK_STATE_FOLDER": str(folder),
             **(variables or {}),
         }
         self._process = self._start()

@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     api_group: str = Field(default="", description="the group whose members may look through the agent's API")
     guard_socket: str = Field(default="", description="where systemd starts the agent's guard in a unit of its own")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
+    state_folder: str = Field(default="/var/lib/etcdlock", description="where the agent keeps what happened here")
     on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
     on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
     fencing: Literal["manual", "automatic"] = Field(default="manual", description="who has hosts fenced")
@@ -266,10 +267,14 @@ def load(
 def _own_places(environment: Mapping[str, str], *, uid: int) -> dict[str, str]:
     """Where an ordinary user has what the system has in /run, as libvirt's own user mode does."""
     folder = environment.get("XDG_RUNTIME_DIR", "")
-    if uid == ROOT or not folder:
+    if uid == ROOT:
         return {}
+    state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '/nonexistent')}/.local/state"
+    mine = {"state_folder": f"{state}/etcdlock"}
+    if not folder:
+        return mine
     places = {name: field.default for name, field in Settings.model_fields.items()}
-    return {
+    return mine | {
         name: f"{folder}/{place.removeprefix(SYSTEM_FOLDER)}"
         for name, place in places.items()
         if isinstance(place, str) and place.startswith(SYSTEM_FOLDER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etcdlock.errors import EtcdlockError, HeldElsewhere
-from etcdlock.model import Blocker, DomainId, Fencing, Obituary, Resource
+from etcdlock.model import Blocker, DomainId, Fencing, Handover, Obituary, Resource
 
 if TYPE_CHECKING:
     from etcdlock.inquiry import Answer, Question
@@ -101,6 +101,19 @@ def lock_document(lock: LockView, /, *, needs: str) -> Document:
         "takeover": lock.takeover(needs=needs),
         "obituary": obituary_document(lock.obituary) if lock.obituary else None,
         "resources": [resource_document(resource) for resource in record.resources],
+        "history": [handover_document(item) for item in record.history],
+    }
+
+
+def handover_document(item: Handover, /) -> Document:
+    """Whom the owner has it from."""
+    return {
+        "domain": domain_document(item.domain),
+        "host": item.owner.host,
+        "session": item.owner.session,
+        "token": item.token,
+        "why": item.why,
+        "when": item.when,
     }
 
 

@@ -38,8 +38,11 @@ async def start_guard(settings: Settings, /, *, started: Callable[[int], None]) 
     return KeptGuard(await start(), start=start)
 
 
-async def start_agents_guard(settings: Settings, guards: GuardRecord, /) -> tuple[KeptGuard, Timing]:
-    """The guard of a host's agent, and the timing that it and the agent go by. Its record tells the next agent.
+async def start_agents_guard(
+    settings: Settings, guards: GuardRecord, /, *, new_ring: Callable[[], str] = str
+) -> tuple[KeptGuard, Timing]:
+    """The guard of a host's agent, and the timing that it and the agent go by. Its record tells the next agent; what it
+    does it notes at the path that `new_ring` gives for it.
 
     Raises `InvalidSetting` where a watchdog is required and cannot be had, `UnsafeTiming` where its timeout is too
     long.
@@ -58,7 +61,7 @@ async def start_agents_guard(settings: Settings, guards: GuardRecord, /) -> tupl
 
     async def start() -> GuardLink:
         wants = settings.watchdog != "off" and (not agreed or agreed[0].watchdog_seconds > 0)
-        equipment = _equipment(settings, watchdog=settings.watchdog_device if wants else "")
+        equipment = _equipment(settings, watchdog=settings.watchdog_device if wants else "", record=new_ring())
         link = await GuardLink.start(limits=limits, equipment=equipment, unit=settings.guard_path)
         note("guard_started", pid=link.pid, in_its_own_unit=not link.is_child)
         guards.add(link.pid, watchdog_seconds=agreed[0].watchdog_seconds)
@@ -99,11 +102,11 @@ def limits_of(timing: Timing, /) -> Limits:
     )
 
 
-def _equipment(settings: Settings, /, *, watchdog: str = "", parent: int = 0) -> Equipment:
+def _equipment(settings: Settings, /, *, watchdog: str = "", parent: int = 0, record: str = "") -> Equipment:
     from etcdlock.guard.wire import Equipment
 
     command = (settings.on_session_lost_command,) if settings.on_session_lost_command else ()
-    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command, parent)
+    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command, parent, record)
 
 
 def _without(settings: Settings, reason: str, /, *, lost: bool) -> None:

@@ -113,6 +113,20 @@ class SessionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Handover:
+    """Whom an owner has something from: the domain that had it and its token then, its session, and why it may have it.
+
+    `why` is a `Proof`, or "migration". `when`: of that proof, or the claim, by the clock of the host that wrote it.
+    """
+
+    domain: DomainId
+    owner: SessionRef
+    token: int
+    why: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
 class DomainRecord:
     """A domain's lock.
 
@@ -121,7 +135,8 @@ class DomainRecord:
 
     `run` is the `request` of the transition that last let a guest run, whatever has been written since: what a guest of
     another run has in memory is out of date. `taken_over` are the resources that others took out of this record with a
-    proof: a guest that held them does not run on. Records of earlier versions have neither.
+    proof: a guest that held them does not run on. `history` is how it came here, the latest last, for people; it
+    decides nothing. Records of earlier versions have none of these.
     """
 
     domain: DomainId
@@ -136,6 +151,7 @@ class DomainRecord:
     since: str
     run: str = ""
     taken_over: tuple[Resource, ...] = ()
+    history: tuple[Handover, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from etcdlock.model import (
     DomainRecord,
     Fencing,
     FencingState,
+    Handover,
     LockState,
     Machine,
     Mode,
@@ -199,6 +200,7 @@ def encode_domain(record: DomainRecord, /) -> bytes:
         **token,
         **run,
         **taken_over,
+        **({"history": [_handover(item) for item in record.history]} if record.history else {}),
     )
 
 
@@ -221,6 +223,7 @@ def decode_domain(stored: KeyValue, /) -> StoredDomain:
         since=fields.text("since"),
         run=fields.text("run") if "run" in fields.values else "",
         taken_over=tuple(map(_read_resource, fields.each("taken_over") if "taken_over" in fields.values else ())),
+        history=tuple(map(_read_handover, fields.each("history") if "history" in fields.values else ())),
     )
     return StoredDomain(record, stored.mod_revision)
 
@@ -292,6 +295,27 @@ def _domain(domain: DomainId) -> dict[str, str]:
 
 def _read_domain(fields: Fields) -> DomainId:
     return DomainId(fields.uuid("uuid"), fields.text("name"))
+
+
+def _handover(item: Handover) -> dict[str, Any]:
+    return {
+        "domain": _domain(item.domain),
+        "host": item.owner.host,
+        "session": item.owner.session,
+        "token": item.token,
+        "why": item.why,
+        "when": item.when,
+    }
+
+
+def _read_handover(fields: Fields) -> Handover:
+    return Handover(
+        domain=_read_domain(fields.inner("domain")),
+        owner=_ref(fields),
+        token=fields.number("token"),
+        why=fields.text("why"),
+        when=fields.text("when"),
+    )
 
 
 def _resource(resource: Resource) -> dict[str, str]:

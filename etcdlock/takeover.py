@@ -20,6 +20,7 @@ from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     Blocker,
     DomainRecord,
+    Handover,
     Obituary,
     Resource,
     SessionRef,
@@ -39,6 +40,7 @@ from etcdlock.transitions import (
     present,
     put_domain,
     put_resources,
+    remembered,
     unchanged,
 )
 
@@ -144,7 +146,7 @@ def take_over(
     return _seize(
         keys,
         session,
-        wanted.record(session),
+        replace(wanted.record(session), history=before.record.history if before else ()),
         wanted.locked,
         given_up=old,
         compares=(
@@ -154,6 +156,7 @@ def take_over(
         obstacles=obstacles,
         evidence=evidence,
         victim_request=victim_request,
+        before=before,
     )
 
 
@@ -195,10 +198,15 @@ def _seize(
     obstacles: Obstacles,
     evidence: Evidence,
     victim_request: str,
+    before: StoredDomain | None = None,
 ) -> Transition:
-    """Write `record` with what it takes, and every victim's record without it. `given_up` are keys that may go."""
+    """Write `record` with what it takes, and every victim's record without it. `given_up` are keys that may go;
+    `before` is the domain itself, where another had it.
+    """
     domain = record.domain
     victims = [evidence.domains[item] for item in sorted(obstacles.owners - {domain.uuid})]
+    taken_from = ([before] if before else []) + victims
+    record = replace(record, history=remembered(record.history, *(_handover(one, evidence) for one in taken_from)))
     lost = [_lost_by(victim, taken) for victim in victims]
     writes: list[Op] = [
         put_domain(keys, record),
@@ -223,6 +231,13 @@ def _seize(
         failure=(Get(KeyRange(keys.session(session.ref))), Get(KeyRange(keys.domain(domain.uuid)))),
     )
     return Transition(txn, domain.uuid, record)
+
+
+def _handover(stored: StoredDomain, evidence: Evidence) -> Handover:
+    owner = stored.record.owner
+    proof = evidence.obituaries.get(owner)  # without one the transaction fails
+    why, when = (proof.proof, proof.when) if proof else ("", "")
+    return Handover(stored.record.domain, owner, stored.token, why, when)
 
 
 def _proofs(keys: Keyspace, taken_from: list[StoredDomain]) -> tuple[Compare, ...]:

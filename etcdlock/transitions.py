@@ -23,6 +23,7 @@ from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     DomainId,
     DomainRecord,
+    Handover,
     LockState,
     Mode,
     Obituary,
@@ -95,6 +96,16 @@ class Transition:
     def stored(self, revision: int, /) -> StoredDomain | None:
         """The domain after the transaction committed at `revision`."""
         return None if self.after is None else StoredDomain(self.after, revision)
+
+
+MIGRATION = "migration"
+"""Why a destination has its domain."""
+MOST_REMEMBERED = 4
+
+
+def remembered(history: tuple[Handover, ...], /, *latest: Handover) -> tuple[Handover, ...]:
+    """The latest of a domain's owners: enough to tell what happened, and no burden for every later rewrite."""
+    return (*history, *latest)[-MOST_REMEMBERED:]
 
 
 # --- compares -----------------------------------------------------------------------------------------------------
@@ -287,7 +298,9 @@ def claim(keys: Keyspace, session: Session, stored: StoredDomain, wanted: Wanted
     """
     if stored.record.state is not LockState.PARKED:
         raise ValueError(f"domain {stored.record.domain} is not parked")
-    after = replace(wanted.record(session), resources=stored.record.resources)
+    handover = Handover(stored.record.domain, stored.record.owner, stored.token, MIGRATION, wanted.since)
+    history = remembered(stored.record.history, handover)
+    after = replace(wanted.record(session), resources=stored.record.resources, history=history)
     return replace(_rewrite(keys, session, stored, after), source=stored)
 
 

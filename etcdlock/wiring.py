@@ -15,6 +15,7 @@ from etcdlock.model import SessionKind
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
+    from etcdlock.adapters.flight_record import Places
     from etcdlock.agent.context import Context
     from etcdlock.agent.namer import Namer
     from etcdlock.config import Settings
@@ -60,6 +61,13 @@ def host_id(settings: Settings, /) -> str:
 def agent_host_id(settings: Settings, /, *, uid: int) -> str:
     """Who this user's agent is: a user's own is a host of its own, which never goes on with root's session."""
     return host_id(settings) if uid == 0 else f"{host_id(settings)}.user-{uid}"
+
+
+def record_places(settings: Settings, /) -> Places:
+    """Where this host's record is kept; `host_id` must be set as the agent has it."""
+    from etcdlock.adapters.flight_record import Places
+
+    return Places(folder=settings.state_folder, rings=settings.run_folder, host=host_id(settings))
 
 
 def naming(settings: Settings, /) -> Naming:

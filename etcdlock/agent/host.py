@@ -332,6 +332,8 @@ class HostAgent:
 
     def _settle_in(self, resident: Resident, /) -> Resident:
         self._residents.add(resident)
+        who = {"domain": resident.owner.domain, "uuid": resident.uuid}
+        note("guest_known", level=logging.DEBUG, **who, pid=resident.guest.pid, pid_start=resident.guest.pid_start)
         self._after.follow(resident)
         return resident
 

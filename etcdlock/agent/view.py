@@ -15,10 +15,12 @@ from etcdlock.agent.residents import Resident
 from etcdlock.documents import domain_document, resource_document
 from etcdlock.keyspace import Keyspace
 from etcdlock.ports import Snapshot
+from etcdlock.timing import Timing
 
 
 class View:
-    """`endpoint` says which of etcd's is in use; `place` where this program runs, as far as it cannot tell itself."""
+    """`endpoint` says which of etcd's is in use; `place` where this program runs, as far as it cannot tell itself;
+    `record` reads what happened on this host."""
 
     def __init__(
         self,
@@ -30,12 +32,14 @@ class View:
         endpoint: Callable[[], str],
         answer_seconds: float,
         place: Mapping[str, object] | None = None,
+        record: Callable[[], tuple[list[dict[str, Any]], str | None]] = lambda: ([], None),
     ) -> None:
         self._agent = agent
         self._context = context
         self._endpoint = endpoint
         self._answer_seconds = answer_seconds
         self._place = place or {}
+        self.record = record
         self.name = name
 
     @property
@@ -52,6 +56,11 @@ class View:
     def takeover_needs(self) -> str:
         """The cluster's rule, which is this host's: it could not have joined otherwise."""
         return self._context.contract.takeover_needs
+
+    @property
+    def timing(self) -> Timing:
+        """The cluster's."""
+        return self._context.timing
 
     async def snapshot(self) -> Snapshot:
         """The cluster's keys at one revision."""

@@ -12,6 +12,7 @@ from etcdlock.identity import ResourceName
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Owner, Resource, StoredDomain
 from etcdlock.ports import Snapshot
+from etcdlock.timing import Timing
 
 Identify = Callable[[str], ResourceName]
 
@@ -92,6 +93,15 @@ class Cluster(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """All of its keys at one revision."""
+        ...
+
+    @property
+    def timing(self) -> Timing:
+        """Its timing."""
+        ...
+
+    def record(self) -> tuple[list[dict[str, Any]], str | None]:
+        """What this host has on record, and if that cannot be read why. It waits for the disk: for a thread."""
         ...
 
     async def declare_dead(self, target: str, /, *, by: str, reason: str) -> Broken:

@@ -115,6 +115,10 @@ class AgentClient:
         """Who stands in the way of a disk."""
         return self._call("GET", f"/v1/inquire?{urlencode({'disk': path, 'mode': mode})}")
 
+    def why(self, what: str, /) -> Document:
+        """What happened to a domain, by its name or UUID, or to a host."""
+        return self._call("GET", f"/v1/why?{urlencode({'about': what}, errors='surrogateescape')}")
+
     def keys(self) -> Snapshot:
         """The cluster's keys at one revision."""
         document = self._call("GET", "/v1/keys")

@@ -19,8 +19,9 @@ from etcdlock.agent.namer import Namer
 from etcdlock.api.behind import Cluster
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import LONGEST_TEXT, Confirmation, DomainUuid
+from etcdlock.chronicle import tell
 from etcdlock.documents import Document, answer_document, broken_document, sessions_document, survey_document
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import InvalidInput, Unreachable
 from etcdlock.inquiry import Question, answer, asked, check_readable
 from etcdlock.model import Mode, Resource
 from etcdlock.ports import Snapshot
@@ -49,6 +50,7 @@ class ViewRoutes:
             ("/status", self.status),
             ("/hosts", self.hosts),
             ("/inquire", self.inquire),
+            ("/why", self.why),
             ("/keys", self.keys),
             ("/domains/{uuid}/end", self.end),
         ):
@@ -85,6 +87,22 @@ class ViewRoutes:
         """Who holds a domain (by UUID or name) or a disk (by its path), as `etcdlock inquire --json`."""
         question = await self._question(domain, disk, mode)
         return await self._look(lambda survey: self._answer(survey, question))
+
+    async def why(self, about: Annotated[str, Query(max_length=LONGEST_TEXT)]) -> Response:
+        """What happened to a domain (by UUID or name) or a host, as `etcdlock why --json`."""
+        async with self._looking:
+            try:
+                snapshot, trouble = await self._cluster.snapshot(), None
+            except Unreachable as error:
+                snapshot, trouble = None, str(error)
+            return _shown(await asyncio.to_thread(self._account, about, snapshot, trouble))
+
+    def _account(self, about: str, snapshot: Snapshot | None, trouble: str | None, /) -> bytes:
+        cluster = self._cluster
+        survey = None if snapshot is None else take_survey(snapshot, keys=cluster.keys)
+        record, unread = cluster.record()
+        told = tell(about, survey, record, host=cluster.host, timing=cluster.timing, needs=cluster.takeover_needs)
+        return _encoded({**told, "etcd_error": trouble, "record_error": unread})
 
     async def declare(
         self, host: Annotated[str, Path(max_length=LONGEST_TEXT)], confirmation: Confirmation

@@ -52,10 +52,12 @@ def command(
 ) -> int:
     """Serve until told to end."""
     from etcdlock.adapters.alone import only_agent
+    from etcdlock.adapters.flight_record import keeping
     from etcdlock.cli.backlog import logging_in_background
+    from etcdlock.wiring import record_places
 
     settings = _apart(common.settings(), uid=os.geteuid())
-    with only_agent(settings.run_folder), logging_in_background():
+    with only_agent(settings.run_folder), logging_in_background(), keeping(record_places(settings)):
         run_async(_serve(settings, on_guests=on_guests))
     return Exit.OK
 
@@ -78,13 +80,13 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.guarding import start_agents_guard
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
-    from etcdlock.wiring import check_versions, make_context, namer, open_store
+    from etcdlock.wiring import check_versions, make_context, namer, open_store, record_places
 
     allow_descriptors(DESCRIPTORS)
     async with open_store(settings) as store:
         await check_versions(settings, store)
         context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
-        guard, timing = await start_agents_guard(settings, guards)
+        guard, timing = await start_agents_guard(settings, guards, new_ring=record_places(settings).new_ring)
         context = context.on(timing)
         processes = HostProcesses(arrives=Arrivals(places(uid=os.geteuid(), environment=os.environ).statuses).arrives)
         names = namer(settings)

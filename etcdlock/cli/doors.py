@@ -8,6 +8,7 @@ import grp
 import os
 from typing import TYPE_CHECKING
 
+from etcdlock.adapters.flight_record import read_or_say_why
 from etcdlock.adapters.machine import pid_namespace
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.view import View
@@ -18,6 +19,7 @@ from etcdlock.api.server import ApiServer
 from etcdlock.errors import InvalidSetting
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
+from etcdlock.wiring import record_places
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
@@ -59,6 +61,7 @@ class Doors:
                 name=settings.cluster,
                 endpoint=lambda: store.endpoint,
                 answer_seconds=settings.acquire_seconds,
+                record=lambda: read_or_say_why(record_places(settings)),
                 place={"endpoints": list(settings.endpoints), "pid_namespace": pid_namespace()},
             ),
             namer=namer,

@@ -44,6 +44,7 @@ from etcdlock.guard import wire
 from etcdlock.guard.cgroup import Cgroups, hierarchies
 from etcdlock.guard.command import Commands
 from etcdlock.guard.loop import Guard
+from etcdlock.guard.recorder import Recorder
 from etcdlock.guard.watchdog import Watchdog
 
 _CAP_IPC_LOCK = 1 << 14
@@ -139,6 +140,7 @@ def main(arguments: list[str]) -> None:
         watchdog=Watchdog(equipment.watchdog, wanted_seconds=equipment.watchdog_seconds),
         commands=Commands(equipment.command),
         cgroups=Cgroups(never=must_live(link), mounts=mounted_cgroups()),
+        recorder=Recorder(equipment.record),
         parent=equipment.parent,
     )
     signal.signal(signal.SIGUSR2, lambda *_: guard.give_way())

@@ -24,6 +24,7 @@ from etcdlock.guard.cgroup import Cgroups
 from etcdlock.guard.command import Commands
 from etcdlock.guard.families import Families
 from etcdlock.guard.instant import Reading
+from etcdlock.guard.recorder import Recorder
 from etcdlock.guard.search import Search
 from etcdlock.guard.stillness import Stillness
 from etcdlock.guard.table import Name
@@ -42,12 +43,14 @@ class Guard:
     """Holds for each armed guest its pidfd."""
 
     def __init__(
-        self, link: socket.socket, *, watchdog: Watchdog, commands: Commands, cgroups: Cgroups, parent: int
+        self, link: socket.socket, *, watchdog: Watchdog, commands: Commands, cgroups: Cgroups,
+        recorder: Recorder, parent: int
     ) -> None:
         link.setblocking(False)
         self._link: socket.socket | None = link
         self._watchdog = watchdog
         self._commands = commands
+        self._recorder = recorder
         self._state = rules.State(rules.Limits())
         self._pidfds: dict[Name, int] = {}
         self._stillness: dict[Name, Stillness] = {}
@@ -133,6 +136,7 @@ class Guard:
         now = instant.read()
         due = rules.tick(self._state, now=now, sights=self._sights(now))
         self._state = due.state
+        self._recorder.note(due, now=now)
         for name in due.strike:
             self._try(self._families.about_to_be_struck, name)
             self._strike_leader(name)

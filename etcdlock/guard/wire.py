@@ -12,8 +12,9 @@ To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
     close <serial>
 
 An environment is `<name>=<value>`, each ended by a null byte. The words of `equip` are the watchdog's device, which is
-asked for the timeout, and the command for guests that are to be stopped by one, divided by null bytes and empty where
-there is none. Its parent is the pid of the program that starts this guard and guests as its own children, or 0.
+asked for the timeout, the file for the guard's record, and the command for guests that are to be stopped by one,
+divided by null bytes and empty where there is none. Its parent is the pid of the program that starts this guard and
+guests as its own children, or 0.
 
 From the guard, unasked: `ready` once it keeps watch, with its own `<pid>:<start>`, its pidfd as ancillary data, and
 what became of the watchdog: its timeout, its standing and the reason; `watching <timeout>` where it has the watchdog
@@ -40,14 +41,15 @@ FREEZING, FROZEN, COMMANDED = "freezing", "frozen", "commanded"
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What a guard is given at its start: a watchdog's device and the timeout to ask it for, and the command for guests
-    that are to be stopped by one; empty where there is none. `parent` as in `equip`.
+    """What a guard is given at its start: a watchdog's device and the timeout to ask it for, the command for guests
+    that are to be stopped by one, and the file for its record; empty where there is none. `parent` as in `equip`.
     """
 
     watchdog: str = ""
     watchdog_seconds: int = 0
     command: tuple[str, ...] = ()
     parent: int = 0
+    record: str = ""
 
 
 def pack(*fields: object) -> bytes:
@@ -68,15 +70,15 @@ def unpack_name(text: str) -> Name:
 
 def pack_equipment(equipment: Equipment) -> tuple[int, str]:
     """The third and fourth field of `equip`."""
-    words = "\0".join((equipment.watchdog, *equipment.command))
+    words = "\0".join((equipment.watchdog, equipment.record, *equipment.command))
     return equipment.watchdog_seconds, f"{equipment.parent} {words}"
 
 
 def unpack_equipment(seconds: str, rest: str) -> Equipment:
     """As `pack_equipment` has packed it."""
     parent, words = rest.split(" ", 1)
-    watchdog, *command = words.split("\0")
-    return Equipment(watchdog, int(seconds), tuple(command), int(parent))
+    watchdog, record, *command = words.split("\0")
+    return Equipment(watchdog, int(seconds), tuple(command), int(parent), record)
 
 
 def pack_charge(session: str, charge: Charge) -> str:

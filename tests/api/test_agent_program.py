@@ -38,6 +38,7 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 def agent(cluster: Cluster, folder: Path) -> tuple[Running, AgentClient]:
     """Up and serving."""
     settings = {"ETCDLOCK_RUN_FOLDER": str(folder), "ETCDLOCK_LOCK_SOCKET": str(folder / "libvirt.sock")}
+    settings["ETCDLOCK_STATE_FOLDER"] = str(folder)
     running = cluster.start("agent", **settings)
     client, deadline = AgentClient(str(folder / "agent.sock")), time.monotonic() + UP_SECONDS
     while True:

@@ -131,6 +131,7 @@ class Cluster:
             "ETCDLOCK_HOST_ID": host,
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_RUN_FOLDER": str(self.folder / f"run-{host}"),
+            "ETCDLOCK_STATE_FOLDER": str(self.folder / f"state-{host}"),
             **{f"ETCDLOCK_TIMING__{name.upper()}": str(value) for name, value in self.timing.items()},
             **settings,
         }

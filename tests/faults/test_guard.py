@@ -247,7 +247,8 @@ def test_the_guard_loads_nothing_of_the_package_but_itself_and_its_ladder() -> N
         *(
             f"etcdlock.guard.{part}"
             for part in (
-                *("cgroup", "command", "families", "handle", "instant", "loop", "rules", "search", "stillness"),
+                *("cgroup", "command", "families", "handle", "instant", "loop", "recorder", "rules", "search",
+                  "stillness"),
                 *("table", "watchdog", "wire"),
             )
         ),

@@ -109,6 +109,7 @@ class Cluster:
             "ETCDLOCK_ENDPOINTS": self._endpoints,
             "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGES,
             "ETCDLOCK_HOST_ID": host.name,
+            "ETCDLOCK_STATE_FOLDER": "/run/etcdlock-state",
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_ACQUIRE_SECONDS": str(ACQUIRE_SECONDS),
         }
