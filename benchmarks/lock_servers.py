@@ -35,6 +35,7 @@ class Agent:
             **os.environ,
             "ETCDLOCK_ENDPOINTS": endpoint,
             "ETCDLOCK_HOST_ID": "bench",
+            "ETCDLOCK_DISK_IDENTITY": "path",
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_LOCK_SOCKET": self.path,
             "ETCDLOCK_RUN_FOLDER": str(folder),

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     password_file: str = Field(default="", description="file that holds the etcd user's password")
     max_txn_ops: int = Field(default=128, ge=8, description="etcd's --max-txn-ops")
     allow_unsafe_etcd: bool = Field(default=False, description="accept an etcd that can lose committed data")
-    disk_identity: Literal["auto", "path", "md5"] = Field(default="path", description="how a disk is named")
+    disk_identity: Literal["auto", "path", "md5"] = Field(default="auto", description="how a disk is named")
     unidentified_disks: Literal["refuse", "path"] = Field(default="refuse", description="what becomes of unknown ones")
     readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
     local_folders: tuple[str, ...] = Field(default=(), description="folders that each host has for itself")

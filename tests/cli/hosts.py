@@ -129,6 +129,7 @@ class Cluster:
             "ETCDLOCK_ENDPOINTS": self.endpoint,
             "ETCDLOCK_CLUSTER": self.name,
             "ETCDLOCK_HOST_ID": host,
+            "ETCDLOCK_DISK_IDENTITY": "path",  # most disks here are no more than names
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_RUN_FOLDER": str(self.folder / f"run-{host}"),
             "ETCDLOCK_STATE_FOLDER": str(self.folder / f"state-{host}"),

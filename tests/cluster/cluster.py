@@ -252,6 +252,7 @@ class Scene:
             **timing,
             "ETCDLOCK_ENDPOINTS": ",".join(self.lab.quorum.endpoints),
             "ETCDLOCK_CLUSTER": self.name,
+            "ETCDLOCK_DISK_IDENTITY": "path",  # as the judges know disks
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
             "ETCDLOCK_ACQUIRE_SECONDS": "5",
             **self.settings,

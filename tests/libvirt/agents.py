@@ -107,6 +107,7 @@ class Cluster:
         return {
             **timing,
             "ETCDLOCK_ENDPOINTS": self._endpoints,
+            "ETCDLOCK_DISK_IDENTITY": "path",  # hosts that share a kernel share the files that it has for itself
             "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGES,
             "ETCDLOCK_HOST_ID": host.name,
             "ETCDLOCK_STATE_FOLDER": "/run/etcdlock-state",

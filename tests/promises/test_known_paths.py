@@ -141,7 +141,8 @@ def test_whatever_becomes_of_the_path_a_guest_stops_goes_on_and_gives_back_what_
     play_unjudged(play, scenario)
 
 
-def test_a_path_that_was_closed_and_is_opened_again_is_looked_at_again(play: Play) -> None:
+@pytest.mark.parametrize("away", [0.1, 1.3, 1.6, 1.9, 2.2, 2.5])
+def test_a_path_that_was_closed_and_is_opened_again_is_looked_at_again(play: Play, away: float) -> None:
     async def scenario(world: World) -> None:
         files = Files("a", x="/vm1", y="/vm2")
         a = await host(world, "a", files)
@@ -149,7 +150,7 @@ def test_a_path_that_was_closed_and_is_opened_again_is_looked_at_again(play: Pla
         a.host.store.cut()  # it has been closed here, and etcd does not know yet
         a.processes.close(vm.guest, at("/y"))
         a.give_up(vm.owner, at("/y"))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(away)
         a.host.store.mend()
         files.files["/y"] = "/vm3"
         await a.take(vm.owner, at("/y"))
@@ -178,14 +179,19 @@ def test_a_disk_under_another_path_at_the_destination_stays_locked_while_its_gue
     play_unjudged(play, scenario)
 
 
-def test_a_file_of_the_destinations_own_is_not_taken_for_the_sources_of_that_path(play: Play) -> None:
+@pytest.mark.parametrize("paths", [("/x",), ("/s", "/x")], ids=["alone", "behind a shared disk"])
+def test_a_file_of_the_destinations_own_is_not_taken_for_the_sources_of_that_path(
+    play: Play, paths: tuple[str, ...]
+) -> None:
     async def scenario(world: World) -> None:
-        a, b = await host(world, "a", Files("a", x="/own1")), await host(world, "b", Files("b", x="/own1"))
-        vm = await started(a, "/x")
-        arriving = b.prepare(VM, at("/x"), incoming=True)
-        a.give_up(vm.owner, at("/x"))
+        a, b = [await host(world, name, Files(name, x="/own1", s="/vm1")) for name in "ab"]
+        vm = await started(a, *paths)
+        arriving = b.prepare(VM, *map(at, paths), incoming=True)
+        for path in paths:
+            a.give_up(vm.owner, at(path))
         await asyncio.sleep(0.1)
-        await b.take(arriving.owner, at("/x"))
+        for path in paths:
+            await b.take(arriving.owner, at(path))
         vm.guest.end()
         assert "local/b:8:1/own1" in locked(b)
 

@@ -43,8 +43,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
 
 
 def test_hosts_that_mean_the_same_local_folders_have_the_same_contract() -> None:
-    one = load(environment={"ETCDLOCK_LOCAL_FOLDERS": "/b//x/, /a"})
-    other = load(environment={}, flags={"local_folders": ["/a/.", "/a", "/b/x"]})
+    one = load(environment={"ETCDLOCK_LOCAL_FOLDERS": "/b//x/, /a", "ETCDLOCK_DISK_IDENTITY": "path"})
+    other = load(environment={}, flags={"local_folders": ["/a/.", "/a", "/b/x"], "disk_identity": "path"})
     assert one.contract == other.contract
     assert one.contract.as_mapping()["local_folders"] == ["/a", "/b/x"]
 
@@ -161,3 +161,8 @@ def test_an_ordinary_user_has_sockets_where_that_users_own_libvirt_looks(
     assert settings.lock_socket == f"{folder}/libvirt/virtlockd-sock"
     assert settings.run_folder == f"{folder}/etcdlock"
     assert load(environment={**environment, "ETCDLOCK_RUN_FOLDER": "/mine"}).run_folder == "/mine"
+
+
+def test_local_folders_mean_nothing_where_disks_are_known_by_what_they_are() -> None:
+    with pytest.raises(InvalidSetting, match=r"^local_folders have no meaning"):
+        load(environment={}, flags={"local_folders": ["/local"]})
