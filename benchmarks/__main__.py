@@ -17,6 +17,8 @@ from benchmarks import (
     libvirt_migration,
     libvirt_start,
     others,
+    outages,
+    renewal,
     startup,
     throughput,
     wire_calls,
@@ -88,7 +90,20 @@ def _identities(arguments: argparse.Namespace, _binary: str) -> list[Section]:
     return [identities.section(rounds=arguments.rounds)]
 
 
-PARTS: Mapping[str, Measure] = {"figures": _figures, "agent": _agent, "libvirt": _libvirt, "identities": _identities}
+def _outages(arguments: argparse.Namespace, binary: str) -> list[Section]:
+    rounds = max(1, arguments.rounds // ROUNDS_FOR_A_TAKEOVER)
+    return [renewal.section(binary), *outages.sections(binary, rounds=rounds)]
+
+
+PARTS: Mapping[str, Measure] = {
+    "figures": _figures,
+    "agent": _agent,
+    "libvirt": _libvirt,
+    "identities": _identities,
+    "outages": _outages,
+}
+ROUNDS_FOR_A_TAKEOVER = 3
+"""Two takeovers take a minute and a half."""
 FEWEST_ROUNDS = 20
 """What libvirt and QEMU do varies far more than what we add."""
 

@@ -60,7 +60,7 @@ def section(endpoint: str, /) -> Section:
         ours = stack.enter_context(agent(endpoint, folder / "agent"))
         empty = resident_bytes(ours.pid) / 1e6
         guests = stack.enter_context(crowd(ours.path, GUESTS))
-        asyncio.run(_take_disks(ours.path, guests))
+        asyncio.run(take_disks(ours.path, guests))
         for _ in range(TIMES):
             _look(ours, figures)
             figures.rejoined.append(asyncio.run(_lose_session(endpoint)))
@@ -128,7 +128,7 @@ def _begin_anew(ours: Agent, figures: Figures) -> None:
     figures.inherited.append(until(lambda: has_ended(guard), what="the earlier guard has ended"))
 
 
-async def _take_disks(path: str, guests: Sequence[tuple[int, UUID]]) -> None:
+async def take_disks(path: str, guests: Sequence[tuple[int, UUID]]) -> None:
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def take(pid: int, uuid: UUID) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -55,6 +56,7 @@ class Enforcer(Guard):
         self._clock = clock
         self._timing = timing
         self._proven: dict[str, float] = {}
+        self._deadlines: dict[str, Deadline] = {}
         self._armed: dict[GuestName, _Armed] = {}
         self._frozen: set[GuestName] = set()
         self._changed = asyncio.Event()
@@ -100,6 +102,7 @@ class Enforcer(Guard):
         needed = {session, *(armed.session for armed in self._armed.values())}
         self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
+        self._deadlines = {name: self._deadline_after(instant) for name, instant in self._proven.items()}
         self._changed.set()
 
     async def disarm(self, guest: Guest, /) -> None:
@@ -115,15 +118,26 @@ class Enforcer(Guard):
         """Stop what is due, for ever."""
         while True:
             self._changed.clear()
-            for armed in list(self._armed.values()):
+            for armed in self._not_in_time():
                 self._act(armed)
             await self._until_next()
+
+    def _not_in_time(self) -> list[_Armed]:
+        """All but those that run and may. A proof is not to cost more for a thousand guests than for one, so what
+        `step` says of these is not asked for each; whoever is late by the time that we are through is looked at next.
+        """
+        now = self._clock.now()
+        in_time = {session for session, deadline in self._deadlines.items() if now < deadline.stop_at_seconds}
+        return [a for a in self._armed.values() if a.stage is not Stage.RUNNING or a.session not in in_time]
 
     def _deadline(self, armed: _Armed) -> Deadline:
         return armed.deadline or self._deadline_of(armed.session)
 
     def _deadline_of(self, session: str) -> Deadline:
-        stop_at = self._proven[session] + self._timing.stop_after_seconds
+        return self._deadlines[session]
+
+    def _deadline_after(self, proven_at: float) -> Deadline:
+        stop_at = proven_at + self._timing.stop_after_seconds
         kill_seconds = self._timing.kill_seconds + self._timing.guard_lag_seconds
         return Deadline(stop_at, stop_at + self._timing.act_seconds, stop_at + kill_seconds)
 
@@ -155,9 +169,7 @@ class Enforcer(Guard):
 
     async def _until_next(self) -> None:
         """Sleep until something is due or changes; what is being stopped is struck again and again."""
-        now = self._clock.now()
-        due = (self._wait(armed, now=now) for armed in self._armed.values() if not armed.gone)
-        sleeping = asyncio.ensure_future(self._clock.sleep(min(due, default=3600.0)))
+        sleeping = asyncio.ensure_future(self._clock.sleep(min(self._waits(), default=3600.0)))
         changed = asyncio.ensure_future(self._changed.wait())
         try:
             await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -165,10 +177,13 @@ class Enforcer(Guard):
             sleeping.cancel()
             changed.cancel()
 
-    def _wait(self, armed: _Armed, *, now: float) -> float:
-        if armed.stage is Stage.RUNNING:
-            return max(self._deadline(armed).stop_at_seconds - now, 0.0)
-        return LOOK_AT_FROZEN_EVERY_SECONDS if armed.stage is Stage.FROZEN else STRIKE_EVERY_SECONDS
+    def _waits(self) -> Iterator[float]:
+        """How long each session with guests that run has, and until the others are looked at again."""
+        now = self._clock.now()
+        for session in {armed.session for armed in self._armed.values() if armed.stage is Stage.RUNNING}:
+            yield max(self._deadlines[session].stop_at_seconds - now, 0.0)
+        for stage in {armed.stage for armed in self._armed.values() if not armed.gone} - {Stage.RUNNING}:
+            yield LOOK_AT_FROZEN_EVERY_SECONDS if stage is Stage.FROZEN else STRIKE_EVERY_SECONDS
 
 
 _EVENTS = {

@@ -35,6 +35,16 @@ class Struck(FakeGuest):
         super().kill()
 
 
+class Counting(FakeClock):
+    """Counts how often it is looked at, which a real clock charges for."""
+
+    looks = 0
+
+    def now(self) -> float:
+        self.looks += 1
+        return super().now()
+
+
 @asynccontextmanager
 async def enforcing(clock: FakeClock) -> AsyncIterator[Enforcer]:
     enforcer = Enforcer(clock, timing=TIMING)
@@ -332,3 +342,20 @@ def test_a_command_has_its_time_here_too() -> None:
             await enforcer.arm(guest, session="s")
 
     scenario(program)
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_a_proof_costs_no_more_for_many_guests_than_for_one(count: int) -> None:
+    async def on_a_clock() -> None:
+        clock = Counting()
+        async with enforcing(clock) as enforcer:
+            await enforcer.prove("s", at=0.0)
+            for number in range(count):
+                await enforcer.arm(Struck(1000 + number), session="s")
+            await clock.sleep(1.0)
+            before = clock.looks
+            await enforcer.prove("s", at=1.0)
+            await asyncio.sleep(0.01)
+            assert 0 < clock.looks - before < 10
+
+    run_virtual(on_a_clock)
