@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-libvirt soak lint model bench system-deps clean
+.PHONY: demo docs test test-libvirt soak lint model bench images image-pins up down system-deps clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.embedded
@@ -23,6 +23,28 @@ test-libvirt: $(VENV)/.test
 soak: SECONDS := 3600
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.cluster --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# The trial cluster of docker-compose.yml: docs/CONTAINERS.md.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+images:
+	./deploy/build-images
+
+up: images
+	$(COMPOSE) up -d --no-build
+	@for host in host-a host-b host-c; do $(COMPOSE) exec -T $$host vm ready || exit 1; done
+	@echo "three hosts are ready: $(COMPOSE) exec host-a vm start vm1"
+
+down:
+	$(COMPOSE) down --volumes --remove-orphans --timeout 20
+
+# What deploy/Dockerfile installs, pinned anew to the latest that pyproject.toml allows.
+image-pins: $(VENV)/.pins
+	cd deploy/image && CUSTOM_COMPILE_COMMAND="make image-pins" ../../$(BIN)/pip-compile -q --upgrade $(PINS) \
+		--output-file requirements.txt ../../pyproject.toml
+	cd deploy/image && CUSTOM_COMPILE_COMMAND="make image-pins" ../../$(BIN)/pip-compile -q --upgrade --allow-unsafe $(PINS) \
+		--output-file build-requirements.txt build.in
+PINS = --generate-hashes --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     api_socket: str = Field(default="", description="where the agent listens for programs")
     api_group: str = Field(default="", description="the group whose members may look through the agent's API")
     guard_socket: str = Field(default="", description="where systemd starts the agent's guard in a unit of its own")
+    metrics_listen: str = Field(default="", description="address:port where the agent's metrics are served over TCP")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     state_folder: str = Field(default="/var/lib/etcdlock", description="where the agent keeps what happened here")
     on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
@@ -160,6 +161,14 @@ class Settings(BaseSettings):
         if not isinstance(tables, Mapping):
             return tables
         return {host: (table,) if isinstance(table, Mapping) else table for host, table in tables.items()}
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_a_place(cls, place: str) -> str:
+        host, colon, port = place.rpartition(":")
+        if place and not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError("give address:port, as 10.0.0.1:9379 or [::1]:9379; 0.0.0.0 is every network of this host")
+        return place
 
     @model_validator(mode="after")
     def _means_its_folders(self) -> Settings:

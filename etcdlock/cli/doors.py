@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import grp
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ from etcdlock.adapters.flight_record import read_or_say_why
 from etcdlock.adapters.machine import pid_namespace
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.view import View
-from etcdlock.api import events, metrics
+from etcdlock.api import events, metrics, scrape
 from etcdlock.api.app import create_app
 from etcdlock.api.peer import Rules
 from etcdlock.api.server import ApiServer
 from etcdlock.errors import InvalidSetting
+from etcdlock.journal import note
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
 from etcdlock.wiring import record_places
@@ -71,18 +73,31 @@ class Doors:
         )
         rules = Rules(os.getuid(), _group(settings.api_group))
         self._api = ApiServer(app, rules=rules, answer_seconds=wait_seconds)
+        everybody = scrape.Everybody(os.getuid())
+        self._scrape = ApiServer(scrape.application(self._metrics), rules=everybody, answer_seconds=wait_seconds)
         self._counting.enter_context(metrics.counting(self._metrics))  # joining counts, too
 
     async def open(self) -> None:
         """Once every guest of an earlier agent is known. Raises `SocketInUse` and `InvalidSetting`."""
         await self._libvirt.open(listen(self._settings.lock_socket))
         await self._api.open(listen(self._settings.api_path))
+        await self._open_scrape()
 
     async def close(self) -> None:
         """Before anything else ends. What has been asked is answered."""
         self._feed.end()
-        await asyncio.gather(self._libvirt.close(), self._api.close())
+        await asyncio.gather(self._libvirt.close(), self._api.close(), self._scrape.close())
         self._counting.close()
+
+    async def _open_scrape(self) -> None:
+        """Guests do not die of a port that somebody else has: the agent goes on, and says that nobody can read it."""
+        place = self._settings.metrics_listen
+        if not place:
+            return
+        try:
+            await self._scrape.open(scrape.listen_at(place))
+        except InvalidSetting as error:
+            note("metrics_not_served", level=logging.ERROR, reason=str(error))
 
 
 def _group(name: str, /) -> int | None:

@@ -42,10 +42,11 @@ class Writer:
     def run(self) -> None:
         """Write, pause, and so on."""
         while not self._asked_to_end:
-            self._write_one()
+            self.write_one()
             time.sleep(PAUSE_SECONDS)
 
-    def _write_one(self) -> None:
+    def write_one(self) -> None:
+        """The next record."""
         before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         body = f"{self._owner} sequence={self._sequence} before={before} done={self._done}".ljust(150).encode()
         record = b"%s %08x\n" % (body, zlib.crc32(body))

@@ -35,9 +35,9 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def agent(cluster: Cluster, folder: Path) -> tuple[Running, AgentClient]:
+def agent(cluster: Cluster, folder: Path, **more: str) -> tuple[Running, AgentClient]:
     """Up and serving."""
-    settings = {"ETCDLOCK_RUN_FOLDER": str(folder), "ETCDLOCK_LOCK_SOCKET": str(folder / "libvirt.sock")}
+    settings = {"ETCDLOCK_RUN_FOLDER": str(folder), "ETCDLOCK_LOCK_SOCKET": str(folder / "libvirt.sock"), **more}
     settings["ETCDLOCK_STATE_FOLDER"] = str(folder)
     running = cluster.start("agent", **settings)
     client, deadline = AgentClient(str(folder / "agent.sock")), time.monotonic() + UP_SECONDS

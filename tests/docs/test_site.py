@@ -55,7 +55,8 @@ def test_every_kind_of_error_has_its_line_in_troubleshooting() -> None:
 
 
 def test_every_alert_has_its_line_in_operations() -> None:
-    alerts = set(re.findall(r"alert: (\w+)", page("METRICS.md")))
+    rules = (ROOT / "deploy" / "prometheus" / "etcdlock.rules.yml").read_text(encoding="utf-8")
+    alerts = set(re.findall(r"alert: (\w+)", rules))
     assert alerts
     assert alerts == set(re.findall(r"^\| `(Etcdlock\w+)`", page("OPERATIONS.md"), flags=re.MULTILINE))
 

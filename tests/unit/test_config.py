@@ -33,6 +33,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
         "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
         "fence_timeout_seconds": "4", "unidentified_disks": "path",
+        "metrics_listen": "10.0.0.1:9379",
     }  # fmt: skip
     names = [name for name in Settings.model_fields if name not in TABLES]
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": values.get(name, "given") for name in names}
@@ -47,6 +48,12 @@ def test_hosts_that_mean_the_same_local_folders_have_the_same_contract() -> None
     other = load(environment={}, flags={"local_folders": ["/a/.", "/a", "/b/x"], "disk_identity": "path"})
     assert one.contract == other.contract
     assert one.contract.as_mapping()["local_folders"] == ["/a", "/b/x"]
+
+
+@pytest.mark.parametrize("place", ["9379", ":9379", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:x", "10.0.0.1:70000"])
+def test_a_place_for_metrics_is_an_address_and_a_port(place: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"the environment: metrics_listen is .*give address:port"):
+        load(environment={"ETCDLOCK_METRICS_LISTEN": place})
 
 
 @pytest.mark.parametrize(
