@@ -27,7 +27,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 LEFT_OVER = pytest.StashKey[list[str]]()
 
 
-ONE_LANE = ("cluster", "containers", "deploy", "e2e", "faults", "libvirt")
+ONE_LANE = ("cluster", "containers", "deploy", "e2e", "faults", "libvirt", "storage", "systemd", "watchdog")
 """Folders whose tests must not run beside each other."""
 
 
