@@ -103,4 +103,4 @@ def _disk(root: Path, number: str, name: str, files: dict[str, bytes], *, lower:
     for below in lower:
         (folder / "slaves").mkdir(exist_ok=True)
         (folder / "slaves" / below).symlink_to(root / "sys/devices" / below)
-    (root / "sys/dev/block" / number).symlink_to(folder)
+    (root / "sys/dev/block" / number).symlink_to(f"../../devices/{name}")

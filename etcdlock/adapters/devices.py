@@ -30,10 +30,12 @@ class Devices:
 
     def read(self, number: str, /, *, file_at: FileAt, depth: int = 0) -> Device | None:
         """The device `MAJOR:MINOR`, with all that it lies on; `file_at` looks at the file behind a loop device."""
-        folder = os.path.realpath(f"{self._sys}/dev/block/{number}")
-        if depth > _DEEPEST or not os.path.isdir(folder):  # noqa: PTH112
+        link = f"{self._sys}/dev/block/{number}"
+        try:
+            folder = os.path.normpath(f"{link}/../{os.readlink(link)}")  # noqa: PTH115
+        except OSError:
             return None
-        return self._device(folder, number, file_at=file_at, depth=depth)
+        return None if depth > _DEEPEST else self._device(folder, number, file_at=file_at, depth=depth)
 
     def udev(self, number: str, /) -> dict[str, str]:
         """What udev has noted of a device; empty where no udev runs."""
@@ -53,7 +55,7 @@ class Devices:
             name=name,
             dm_name=_text(f"{folder}/dm/name") if mapped else "",
             dm_uuid=_text(f"{folder}/dm/uuid") if mapped else "",
-            md_uuid=self._array(folder, number),
+            md_uuid=self._array(folder, number) if name.startswith("md") else "",
             page83=b"" if mapped else _bytes(f"{folder}/device/vpd_pg83"),
             wwid="" if mapped else _text(f"{folder}/wwid") or _text(f"{folder}/device/wwid"),
             nguid=_text(f"{folder}/nguid") if name.startswith("nvme") else "",
@@ -72,11 +74,11 @@ class Devices:
             names = sorted(os.listdir(f"{folder}/slaves"))  # noqa: PTH208
         except OSError:
             return ()
-        found = (self._at(os.path.realpath(f"{folder}/slaves/{name}"), file_at=file_at, depth=depth) for name in names)
+        found = (self._at(f"{folder}/slaves/{name}", file_at=file_at, depth=depth) for name in names)
         return tuple(device for device in found if device is not None)
 
     def _array(self, folder: str, number: str, /) -> str:
-        if not os.path.isdir(f"{folder}/md"):  # noqa: PTH112
+        if not _text(f"{folder}/md/level"):
             return ""
         return _text(f"{folder}/md/uuid") or self.udev(number).get("MD_UUID", "")
 

@@ -223,4 +223,4 @@ def disk(root: Path, number: str, path: str, files: dict[str, bytes], *, slaves:
         (folder / "slaves" / slave).symlink_to(root / "sys/devices/block" / slave)
     links = root / "sys/dev/block"
     links.mkdir(parents=True, exist_ok=True)
-    (links / number).symlink_to(folder)
+    (links / number).symlink_to(f"../../devices/block/{path}")
