@@ -125,3 +125,10 @@ def test_every_difference_to_the_clusters_contract_is_refused_with_both_values(
 ) -> None:
     with pytest.raises(ContractMismatch, match=named):
         check_contract(Contract(TIMING), {**Contract(TIMING).as_mapping(), **agreed}, key="/k")
+
+
+def test_hosts_whose_rules_would_give_other_names_do_not_share_a_cluster() -> None:
+    agreed = Contract(TIMING, disk_identity="auto", identity_rules=1).as_mapping()
+    with pytest.raises(ContractMismatch, match="identity_rules: here 2, cluster 1"):
+        check_contract(Contract(TIMING, disk_identity="auto", identity_rules=2), agreed, key="/k")
+    assert "identity_rules" not in Contract(TIMING).as_mapping(), "older hosts join where paths are names"
