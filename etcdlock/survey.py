@@ -76,6 +76,7 @@ class LeftoverKind(StrEnum):
     MISSING_RESOURCE = "listed resource without its lock"
     LIVING_DEAD = "obituary of a living session"
     IDLE_OBITUARY = "obituary nobody needs"
+    SILENT_LOCK = "lock of a silent session"
 
     @property
     def harmless(self) -> bool:
@@ -156,6 +157,7 @@ class Survey:
     obituaries: tuple[Obituary, ...]
     leftovers: tuple[Leftover, ...]
     fencings: tuple[StoredFencing, ...] = ()
+    obituary_revisions: tuple[tuple[Obituary, int], ...] = ()
 
     @property
     def stale_locks(self) -> tuple[LockView, ...]:
@@ -197,6 +199,7 @@ def take_survey(snapshot: Snapshot, /, *, keys: Keyspace) -> Survey:
         obituaries=tuple(shelves.obituaries),
         leftovers=(*shelves.leftovers, *_disagreements(shelves), *_needless(shelves, alive)),
         fencings=tuple(shelves.fencings),
+        obituary_revisions=tuple((item, shelves.written_at[keys.obituary(item.dead)]) for item in shelves.obituaries),
     )
 
 
@@ -215,9 +218,11 @@ class _Shelves:
     resources: list[StoredResource] = field(default_factory=list)
     fencings: list[StoredFencing] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
+    written_at: dict[str, int] = field(default_factory=dict)
 
     def put(self, stored: KeyValue, /) -> None:
         """Read one key and file it; what cannot be read becomes a leftover."""
+        self.written_at[stored.key] = stored.mod_revision
         try:
             self._file(stored)
         except NewerFormat as error:

@@ -14,7 +14,7 @@ from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError
 
 COMMANDS = (
-    "run", "status", "inquire", "hosts", "why", "break", "fence", "doctor", "identify", "attach", "agent",
+    "run", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify", "attach", "agent",
     "certs", "init-cluster", "demo",
 )  # fmt: skip
 
