@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-libvirt soak lint model bench images image-pins up down system-deps clean
+.PHONY: demo docs test test-libvirt test-systemd test-deb soak lint model bench deb images image-pins up down system-deps
+.PHONY: clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.embedded
@@ -74,6 +75,18 @@ $(VENV)/.%: pyproject.toml
 		echo "no virtual environment could be made: install python3-venv, or run 'make system-deps'" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
+
+# The Debian package, in dist/.
+deb:
+	deploy/debian/build dist
+
+# The package on a machine that boots with systemd: order, upgrades under guests, removal.
+test-systemd: $(VENV)/.test
+	$(BIN)/python -m pytest tests/deploy $(ARGS)
+
+# The package in a fresh Debian 12 tree, with lintian; as root, with debootstrap and lintian installed.
+test-deb: deb
+	deploy/debian/try dist/*.deb
 
 clean:
 	rm -rf $(VENV) build dist site docs/reference/made .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
