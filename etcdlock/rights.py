@@ -1,6 +1,7 @@
 """Who is who in etcd and who may do what: a cluster's users and roles, each with the least that its part needs; pure.
 
     <cluster>/host/<host id>       a host: reads the cluster; writes all of it but the sessions of other hosts
+    <cluster>/fleet/<name>         hosts that share one certificate: read and write all of the cluster
     <cluster>/operator/<name>      somebody who may break: reads the cluster; writes obituaries
     <cluster>/reader/<name>        somebody who may look: reads the cluster
 
@@ -31,6 +32,7 @@ class Part(StrEnum):
     """What somebody is to the cluster."""
 
     HOST = "host"
+    FLEET = "fleet"
     OPERATOR = "operator"
     READER = "reader"
 
@@ -160,6 +162,8 @@ def _grants(keys: Keyspace, role: str) -> frozenset[Grant]:
     reads = _grant(keys.root, Right.READ)
     if role == _role(keys, Part.READER):
         return frozenset((reads,))
+    if role == _role(keys, Part.FLEET):
+        return frozenset((_grant(keys.root, Right.BOTH),))
     if role == _role(keys, Part.OPERATOR):
         return frozenset((reads, _grant(keys.obituaries.key, Right.BOTH)))
     sessions = keys.sessions().key

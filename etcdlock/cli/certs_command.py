@@ -2,8 +2,8 @@
 
 The first time this makes in FOLDER an authority of the cluster's own (ca.pem, ca.key) and the certificate of etcd's
 administrator (root.pem, root.key); then and later it makes what is asked for: etcd's members in members/, hosts in
-hosts/, operators in operators/, readers in readers/, each as NAME.pem with its key NAME.key. Nothing that exists is
-ever overwritten. Keys are readable by their owner alone.
+hosts/, fleets in fleets/, operators in operators/, readers in readers/, each as NAME.pem with its key NAME.key. Nothing
+that exists is ever overwritten. Keys are readable by their owner alone.
 
 Give every machine ca.pem and its own two files, and keep ca.key away from all of them: whoever has it can be anybody.
 Without a name to make, it lists what is there and until when it is valid.
@@ -39,6 +39,7 @@ def command(
         list[str] | None, _names("NAME[=ADDRESS,…]", "a member of etcd, with the names and addresses it is reached at")
     ] = None,
     host: Annotated[list[str] | None, _names("HOST_ID", "a host of the cluster")] = None,
+    fleet: Annotated[list[str] | None, _names("NAME", "hosts that share one certificate")] = None,
     operator: Annotated[list[str] | None, _names("NAME", "somebody who may break")] = None,
     reader: Annotated[list[str] | None, _names("NAME", "somebody who may only look")] = None,
     days: Annotated[int, typer.Option(metavar="DAYS", help="how long they are valid [825]")] = 825,
@@ -52,6 +53,7 @@ def command(
     asked = Asked(
         members=tuple(member or ()),
         hosts=tuple(host or ()),
+        fleets=tuple(fleet or ()),
         operators=tuple(operator or ()),
         readers=tuple(reader or ()),
         days=days,

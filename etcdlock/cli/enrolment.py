@@ -32,6 +32,7 @@ class Enrolment:
     """The command line."""
 
     hosts: tuple[str, ...] = ()
+    fleets: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     certs: Path | None = None
@@ -68,11 +69,13 @@ async def enrol(settings: Settings, asked: Enrolment, /) -> dict[str, Any]:
 
 
 def _users(asked: Enrolment, /, *, keys: Keyspace) -> list[str]:
-    named = [
-        user_name(keys, part, name)
-        for part, names in ((Part.HOST, asked.hosts), (Part.OPERATOR, asked.operators), (Part.READER, asked.readers))
-        for name in names
-    ]
+    parts = {
+        Part.HOST: asked.hosts,
+        Part.FLEET: asked.fleets,
+        Part.OPERATOR: asked.operators,
+        Part.READER: asked.readers,
+    }
+    named = [user_name(keys, part, name) for part, names in parts.items() for name in names]
     certified = [] if asked.certs is None else list(_certified(asked.certs, keys=keys))
     return list(dict.fromkeys((*named, *certified)))
 

@@ -40,6 +40,7 @@ def command(
         Path | None, typer.Option(metavar="FOLDER", help="what `etcdlock certs` has made: for everybody there")
     ] = None,
     host: Annotated[list[str] | None, _names("HOST_ID", "a host of the cluster")] = None,
+    fleet: Annotated[list[str] | None, _names("NAME", "hosts that share one user")] = None,
     operator: Annotated[list[str] | None, _names("NAME", "somebody who may break")] = None,
     reader: Annotated[list[str] | None, _names("NAME", "somebody who may only look")] = None,
     passwords: Annotated[
@@ -62,6 +63,7 @@ def command(
     settings = common.settings(**given)
     asked = Enrolment(
         hosts=tuple(host or ()),
+        fleets=tuple(fleet or ()),
         operators=tuple(operator or ()),
         readers=tuple(reader or ()),
         certs=certs,

@@ -24,6 +24,7 @@ class Asked:
 
     members: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    fleets: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     days: int = 825
@@ -31,7 +32,7 @@ class Asked:
 
     @property
     def nothing(self) -> bool:
-        return not (self.members or self.hosts or self.operators or self.readers)
+        return not (self.members or self.hosts or self.fleets or self.operators or self.readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,13 @@ def _wanted(asked: Asked, /, *, keys: Keyspace) -> Iterator[Wanted]:
 
 
 def _clients(asked: Asked, /, *, keys: Keyspace) -> Iterator[Wanted]:
-    for part, names in ((Part.HOST, asked.hosts), (Part.OPERATOR, asked.operators), (Part.READER, asked.readers)):
+    named = {
+        Part.HOST: asked.hosts,
+        Part.FLEET: asked.fleets,
+        Part.OPERATOR: asked.operators,
+        Part.READER: asked.readers,
+    }
+    for part, names in named.items():
         for name in names:
             if not name:
                 raise InvalidInput(f"--{part}: the name is empty")

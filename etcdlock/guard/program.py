@@ -28,9 +28,18 @@ def environment_of(given: Mapping[str, str], /) -> dict[str, str]:
 
 
 def become_guard() -> None:
-    """`etcdlock-guard`, as systemd starts it: become the guard of the connection that it hands over."""
+    """`etcdlock-guard`, as systemd starts it: become the guard of the connection that it hands over.
+
+    `--listen PATH`: do systemd's part, for ever.
+    """
+    if sys.argv[1:2] == ["--listen"] and len(sys.argv) == 3:
+        path = sys.argv.pop()
+        sys.argv.pop()
+        from etcdlock.guard.acceptor import serve
+
+        serve(path)
     if (os.environ.get("LISTEN_PID"), os.environ.get("LISTEN_FDS")) != (str(os.getpid()), "1"):
-        sys.exit("etcdlock-guard: systemd starts it for whoever connects to etcdlock-guard.socket; it is not for hands")
+        sys.exit("etcdlock-guard: systemd starts it for whoever connects to etcdlock-guard.socket; or --listen PATH")
     os.set_inheritable(_FIRST_PASSED, True)
     os.chdir("/")
     command = command_line(_FIRST_PASSED)

@@ -33,14 +33,19 @@ from tests.faults.guarding import (
 ENTRY = "from etcdlock.guard.program import become_guard; become_guard()"
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Iterator[str]:
-    """The socket of a unit: systemd's own tool does what systemd does for `Accept=yes`."""
-    if shutil.which("systemd-socket-activate") is None:
-        pytest.skip("needs systemd-socket-activate: make system-deps")
+@pytest.fixture(params=["systemd", "--listen"])
+def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The socket of a unit: systemd's own tool does what systemd does for `Accept=yes`, or ours does the same."""
     path = tmp_path / "guard.sock"
-    tool = ("systemd-socket-activate", "--accept", "--seqpacket", "-E", "PYTHONPATH", "-E", "MARK_OF_TESTS")
-    with subprocess.Popen([*tool, "-l", str(path), sys.executable, "-c", ENTRY], env=WITH_PACKAGE) as activator:
+    entry = [sys.executable, "-c", ENTRY]
+    if request.param == "systemd":
+        if shutil.which("systemd-socket-activate") is None:
+            pytest.skip("needs systemd-socket-activate: make system-deps")
+        tool = ("systemd-socket-activate", "--accept", "--seqpacket", "-E", "PYTHONPATH", "-E", "MARK_OF_TESTS")
+        command = [*tool, "-l", str(path), *entry]
+    else:
+        command = [*entry, "--listen", str(path)]
+    with subprocess.Popen(command, env=WITH_PACKAGE) as activator:
         assert comes_true(path.exists)
         yield str(path)
         activator.terminate()

@@ -24,7 +24,7 @@ CHEAP = "--bcrypt-cost=4"
 """So that making users takes no time."""
 NOTHING = Path("/dev/null")
 BLUE = Keyspace(cluster="blue")
-EVERYBODY = Asked(members=("etcd",), hosts=("a", "b"), operators=("alice",), readers=("grafana",))
+EVERYBODY = Asked(members=("etcd",), hosts=("a", "b"), fleets=("nodes",), operators=("alice",), readers=("grafana",))
 
 
 @dataclass(frozen=True, slots=True)

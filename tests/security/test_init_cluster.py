@@ -55,6 +55,7 @@ def test_everybody_with_a_certificate_has_the_roles_of_their_part_and_doing_it_a
         "root": {"root"},
         "blue/host/a": {"blue/host", "blue/host/a"},
         "blue/host/b": {"blue/host", "blue/host/b"},
+        "blue/fleet/nodes": {"blue/fleet"},
         "blue/operator/alice": {"blue/operator"},
         "blue/reader/grafana": {"blue/reader"},
     }

@@ -20,16 +20,16 @@ from tests.unit.records_in_etcd import BOB, DISK, KEYS, VM, domain
 
 GREEN = Keyspace(cluster="green")
 MINE, THEIRS = (BLUE.session(SessionRef(host, "agent-1")) for host in ("a", "b"))
-ALL_PARTS = ("hosts/a", "operators/alice", "readers/grafana")
+ALL_PARTS = ("hosts/a", "fleets/nodes", "operators/alice", "readers/grafana")
 MAY_WRITE = {
-    BLUE.contract: {"hosts/a"},
-    BLUE.never: {"hosts/a"},
-    f"{BLUE.root}domains/x": {"hosts/a"},
-    f"{BLUE.root}resources/x/exclusive": {"hosts/a"},
-    f"{BLUE.root}lost/b/agent-1": {"hosts/a", "operators/alice"},
-    MINE: {"hosts/a"},
-    THEIRS: set(),
-    f"{BLUE.root}hosts/a0/agent-1": set(),
+    BLUE.contract: {"hosts/a", "fleets/nodes"},
+    BLUE.never: {"hosts/a", "fleets/nodes"},
+    f"{BLUE.root}domains/x": {"hosts/a", "fleets/nodes"},
+    f"{BLUE.root}resources/x/exclusive": {"hosts/a", "fleets/nodes"},
+    f"{BLUE.root}lost/b/agent-1": {"hosts/a", "fleets/nodes", "operators/alice"},
+    MINE: {"hosts/a", "fleets/nodes"},
+    THEIRS: {"fleets/nodes"},
+    f"{BLUE.root}hosts/a0/agent-1": {"fleets/nodes"},
     "/etcdlock/bluer/domains/x": set(),
     f"{GREEN.root}domains/x": set(),
     "/etcdlock/blue": set(),
