@@ -14,8 +14,8 @@ from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError
 
 COMMANDS = (
-    "run", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify", "attach", "agent",
-    "certs", "init-cluster", "demo",
+    "run", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify", "attach",
+    "adopt", "agent", "certs", "init-cluster", "demo",
 )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ def test_a_guest_that_was_started_without_locks_is_found_attached_and_then_refus
     ]
     attached = etcdlock(cluster, a, "attach", guest.name)
     assert attached["status"] == 0, attached
+    (adopted,) = etcdlock(cluster, a, "adopt")["guests"]
+    assert (adopted["domain"]["name"], adopted["outcome"]) == ("vm one", "locked already")
     a.stop_libvirtd()
     a.start_libvirtd(LOCKD)
     assert host_findings(cluster, a) == []
@@ -59,6 +61,8 @@ def test_a_guest_that_runs_while_another_host_holds_its_lock_is_told_on_the_wron
     assert host_findings(cluster, a) == []
     refused = etcdlock(cluster, b, "attach", guest.name)
     assert (refused["status"], refused["error"]) == (100, "HeldElsewhere")
+    adopted = etcdlock(cluster, b, "adopt")
+    assert (adopted["status"], adopted["guests"][0]["outcome"]) == (100, "held elsewhere")
     b.destroy(guest)
     b.stop_libvirtd()
     b.start_libvirtd(LOCKD)
