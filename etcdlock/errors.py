@@ -15,6 +15,7 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── NotLocked           what was to be given back is locked by nobody
     │   ├── NotTheOwner         … or by somebody else on this host
     │   ├── NotClaimed              a migration's destination has not taken the lock: it is still ours
+    │   ├── NotReady                this host's agent is starting or stopping
     │   ├── NotPermitted            the caller may not ask that of this host's agent
     │   ├── NotIdentified       it cannot be told which disk that is, so that every host would name it alike
     │   ├── SocketInUse         another program listens on the socket that was to be ours
@@ -120,6 +121,10 @@ class NotClaimed(Refused):
 
 class NotIdentified(Refused):
     """What would be locked has no name that is sure to be the same on every host."""
+
+
+class NotReady(Refused):
+    """This host's agent is starting or stopping: it does nothing now, and soon it or another does."""
 
 
 class NotPermitted(Refused):

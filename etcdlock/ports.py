@@ -247,6 +247,10 @@ class Guest(Protocol):
         ...
 
 
+GuestName = tuple[int, int]
+"""pid and start time."""
+
+
 class Guests(Protocol):
     """Starts guests on this host."""
 
@@ -260,6 +264,10 @@ class Processes(Protocol):
 
     def attach(self, pid: int, /) -> Guest:
         """The process that has this pid now. Raises `NoSuchGuest`. Its gate is open, or its starter's business."""
+        ...
+
+    async def left_behind(self, ended: frozenset[GuestName], /) -> Mapping[GuestName, Guest]:
+        """What lives on of guests whose first process has ended, unseen by us; also where that cannot be told soon."""
         ...
 
     async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
@@ -295,10 +303,6 @@ class PowerSwitch(Protocol):
     async def state(self) -> tuple[Power, str]:
         """How it stands now, and where that is not known why."""
         ...
-
-
-GuestName = tuple[int, int]
-"""pid and start time."""
 
 
 class Guard(Protocol):

@@ -3,15 +3,20 @@
 Such a guest has ended once its leader has, and nothing is left that descends from it or carries the mark that its gate
 left behind (`guard.table`): its locks are given back no earlier.
 
-Not found: what has left the group, emptied its environment and lost its parents, as in `guard.table`; and what an agent
-has missed that was not there while the leader ended.
+An agent that comes later finds what lives on by that mark (`LeftBehind`), though the leader has ended unseen.
+
+Not found: what has left the group, emptied its environment and lost its parents, as in `guard.table`, unless the agent
+that knew it still runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -59,6 +64,27 @@ class GatedGuest(FoundGuest):
         found = table.family(table.read_table(), leader=self._name, known=self._known)
         self._known = frozenset(process.name for process in found)
         return found
+
+
+class LeftBehind(GatedGuest):
+    """What lives on of a guest whose leader has ended and is nobody's to name any more."""
+
+    def __init__(self, name: table.Name, /, *, known: frozenset[table.Name], threads: Executor) -> None:
+        super().__init__(name, _pidfd_of_one_that_has_ended(), threads=threads)
+        self._known = known
+
+
+def living_of(leaders: frozenset[table.Name], /) -> dict[table.Name, frozenset[table.Name]]:
+    """For each leader what lives and carries its mark. Two looks: one may miss what is born while it reads."""
+    first = table.marks(table.read_table(), leaders=leaders)
+    second = table.marks(table.read_table(), leaders=leaders)
+    return {leader: first[leader] | second[leader] for leader in leaders}
+
+
+def _pidfd_of_one_that_has_ended() -> int:
+    """It says of the leader what is true of it, and a signal to it reaches nobody."""
+    with subprocess.Popen((sys.executable, "-I", "-S", "-c", "")) as ended:
+        return os.pidfd_open(ended.pid)
 
 
 def is_gated(process: table.Process, /) -> bool:

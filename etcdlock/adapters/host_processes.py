@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,11 @@ from etcdlock.guard import table
 from etcdlock.guard.stillness import Stillness
 from etcdlock.journal import note
 from etcdlock.model import DomainId, Resource
-from etcdlock.ports import ExitStatus, Guest
+from etcdlock.ports import ExitStatus, Guest, GuestName
 
 _THREADS = 8
 _LOOK_WITHIN_SECONDS = 1.0
+_SEARCH_WITHIN_SECONDS = 5.0
 _MOST_LOOKS = 10
 
 
@@ -147,6 +149,28 @@ class HostProcesses:
         if is_gated(process):
             return GatedGuest(process.name, pidfd, threads=self._mark_threads)
         return FoundGuest(process.name, pidfd)
+
+    async def left_behind(self, ended: frozenset[GuestName], /) -> Mapping[GuestName, Guest]:
+        """Those of which a process carries the mark. What cannot be told in time is taken for living, and looked for
+        again until it is known to be gone.
+        """
+        from etcdlock.adapters.gated import living_of
+
+        if not ended:
+            return {}
+        leaders = frozenset(table.Name(*name) for name in ended)
+        searching = asyncio.get_running_loop().run_in_executor(self._mark_threads, living_of, leaders)
+        try:
+            living = await asyncio.wait_for(searching, _SEARCH_WITHIN_SECONDS)
+        except (TimeoutError, OSError) as error:
+            note("guests_not_looked_for", level=logging.WARNING, guests=len(leaders), error=error)
+            return {(name.pid, name.start): self._left(name, frozenset()) for name in leaders}
+        return {(name.pid, name.start): self._left(name, members) for name, members in living.items() if members}
+
+    def _left(self, name: table.Name, members: frozenset[table.Name], /) -> Guest:
+        from etcdlock.adapters.gated import LeftBehind
+
+        return LeftBehind(name, known=members, threads=self._mark_threads)
 
     async def awaits_migration(self, guest: Guest, domain: DomainId, /) -> bool:
         """Whether QEMU was started with -incoming, and for a migration."""

@@ -13,8 +13,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from etcdlock.errors import OutcomeUnknown, Unreachable
 from etcdlock.escalation import Action
 from etcdlock.keyspace import Keyspace
-from etcdlock.model import Machine, SessionKind
-from etcdlock.ports import Clock, Store, Txn, TxnResult
+from etcdlock.model import DomainId, Machine, SessionKind
+from etcdlock.ports import Clock, Guest, Store, Txn, TxnResult
 from etcdlock.session import Contract
 from etcdlock.timing import Timing
 
@@ -24,11 +24,19 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 
 
+OwnAction = Callable[[Guest, DomainId], Action | None]
+
+
+def no_choice(_guest: Guest, _domain: DomainId, /) -> None:
+    """The host's setting decides."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The store, the clock, the keys and who we are.
 
-    `on_session_lost` is done first with a guest whose session cannot be proven any more. `chance` gives ids and jitter;
+    `on_session_lost` is done first with a guest whose session cannot be proven any more, unless `own_action` knows of a
+    choice of the guest's own; it raises `InvalidDomainXml` for one that cannot be kept. `chance` gives ids and jitter;
     a seeded one makes runs repeatable.
     """
 
@@ -42,6 +50,7 @@ class Context:
     version: str
     address: str = ""
     on_session_lost: Action = Action.KILL
+    own_action: OwnAction = no_choice
     chance: random.Random = field(default_factory=random.SystemRandom)
 
     @property

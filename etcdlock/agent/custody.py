@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from etcdlock.errors import SessionLost
+from etcdlock.agent.context import OwnAction
+from etcdlock.errors import InvalidDomainXml, SessionLost
 from etcdlock.escalation import Action, Charge
 from etcdlock.journal import note
 from etcdlock.model import DomainRecord
@@ -28,9 +29,10 @@ MOST_TEXT_BYTES = 32 * 1024
 class Custody:
     """Between a ledger and its guard."""
 
-    def __init__(self, guard: Guard, /, *, action: Action) -> None:
+    def __init__(self, guard: Guard, /, *, action: Action, own: OwnAction) -> None:
         self._guard = guard
         self._action = action
+        self._own = own
         self._inherited: dict[GuestName, Guest] = {}
         self._condemned: set[GuestName] = set()
 
@@ -41,7 +43,7 @@ class Custody:
         """
         if _name(guest) in self._condemned:
             raise SessionLost(f"guest {guest.pid} stood while etcd's history was replaced: it does not run on")
-        await self._guard.arm(guest, session=session, charge=charge_of(self._action, record))
+        await self._guard.arm(guest, session=session, charge=charge_of(self._action_for(guest, record), record))
         if self.is_frozen(guest) and not self._inherited:
             await self._guard.go_on(guest)
             note("guest_goes_on", level=logging.WARNING, domain=record.domain, pid=guest.pid)
@@ -60,9 +62,17 @@ class Custody:
             self._condemned.add(_name(guest))
             guest.kill()
 
-    def inherit(self, guest: Guest, /) -> None:
+    def _action_for(self, guest: Guest, record: DomainRecord) -> Action:
+        """The guest's own choice before the host's; one that cannot be kept was refused when it asked for its locks."""
+        try:
+            return self._own(guest, record.domain) or self._action
+        except InvalidDomainXml as error:
+            note("choice_not_kept", level=logging.WARNING, domain=record.domain, pid=guest.pid, error=error)
+            return self._action
+
+    def inherit(self, guest: Guest, record: DomainRecord, /) -> None:
         """An earlier agent's guest: its guard may have frozen it, and may do so yet."""
-        if self._action is Action.FREEZE:
+        if self._action_for(guest, record) is Action.FREEZE:
             self._inherited[_name(guest)] = guest
 
     async def earlier_guards_ended(self) -> None:

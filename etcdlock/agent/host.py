@@ -39,13 +39,13 @@ from etcdlock.errors import (
     HeldElsewhere,
     NoSuchGuest,
     NotLocked,
+    NotReady,
     NotTheOwner,
-    Refused,
 )
 from etcdlock.identity import Naming, stays_behind
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
-from etcdlock.ports import Guard, Processes, Store
+from etcdlock.ports import Guard, Guest, Processes, Store
 from etcdlock.transitions import Wanted
 
 Work = Callable[[Asked], Awaitable[None]]
@@ -144,8 +144,11 @@ class HostAgent:
         parts.create_task(self._observer.keep())
         if self._keeper is not None:
             parts.create_task(self._keeper(self.member))
-        for stored in await held_earlier(self._context, until=self._until(self._join_seconds)):
-            self._inherit(stored)
+        found = await held_earlier(self._context, until=self._until(self._join_seconds))
+        names = frozenset((stored.record.pid, stored.record.pid_start) for stored in found)
+        living = await self._residents.earlier(names)
+        for stored in found:
+            self._inherit(stored, living.get((stored.record.pid, stored.record.pid_start)))
         self._is_complete = True
         self.ready.set()
         parts.create_task(self._tell_inherited(set(self._carrying)))
@@ -171,7 +174,7 @@ class HostAgent:
 
     def _check_ready(self) -> None:
         if not self.ready.is_set():
-            raise Refused("this host's agent is starting or stopping", hint="try again")
+            raise NotReady("this host's agent is starting or stopping", hint="try again")
 
     # --- what the doors say ----------------------------------------------------------------------------------------
 
@@ -262,6 +265,7 @@ class HostAgent:
         holding = self.ledger.holding(resident.uuid)
         if holding is not None:
             return holding.stored
+        context.own_action(guest, resident.owner.domain)  # raises for a guest whose choice cannot be kept
         wanted = Wanted(
             resident.owner.domain,
             (resource,),
@@ -337,10 +341,9 @@ class HostAgent:
         self._after.follow(resident)
         return resident
 
-    def _inherit(self, stored: StoredDomain, /) -> None:
+    def _inherit(self, stored: StoredDomain, guest: Guest | None, /) -> None:
         """Go on with a guest of an earlier agent of this boot; if it has ended meanwhile, its locks are given back."""
         record = stored.record
-        guest = self._residents.attach(record.pid, record.pid_start)
         resident = Resident(
             Owner(record.domain, record.pid),
             guest or Departed(record.pid, record.pid_start),

@@ -277,7 +277,7 @@ class HostLedger(Ledger):
     def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
         """Hold what an earlier agent of this boot has held. Its guest may have stopped while no agent was there."""
         self._held[stored.record.domain.uuid] = Holding(stored, guest)
-        self.custody.inherit(guest)
+        self.custody.inherit(guest, stored.record)
         self._unasked.add(stored.record.domain.uuid)
         if stored.record.state is LockState.PARKED:
             self._resting.add(stored.record.domain.uuid)

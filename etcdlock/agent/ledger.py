@@ -59,7 +59,7 @@ class Ledger:
         self._context = context
         self._member = member
         self._guard = guard
-        self.custody = Custody(guard, action=context.on_session_lost)
+        self.custody = Custody(guard, action=context.on_session_lost, own=context.own_action)
         self._held: dict[UUID, Holding] = {}
         self._courier = Courier(context, member=member)
         self._keys = context.keys

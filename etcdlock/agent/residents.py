@@ -13,7 +13,7 @@ from uuid import UUID
 
 from etcdlock.errors import NoSuchGuest, OutcomeUnknown, Refused
 from etcdlock.model import Owner, Resource
-from etcdlock.ports import Guest, Processes
+from etcdlock.ports import Guest, GuestName, Processes
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +99,11 @@ class Residents:
     def attach(self, pid: int, pid_start: int, /) -> Guest | None:
         """This very process, if it still lives."""
         return find_again(self._processes, pid, pid_start)
+
+    async def earlier(self, names: frozenset[GuestName], /) -> dict[GuestName, Guest]:
+        """Of an earlier agent's guests those that live, or of which something does."""
+        living = {name: guest for name in names if (guest := self.attach(*name)) is not None}
+        return {**living, **await self._processes.left_behind(names - living.keys())}
 
     def _has_ended(self, resident: Resident) -> bool:
         return resident.gone or self.attach(resident.guest.pid, resident.guest.pid_start) is None

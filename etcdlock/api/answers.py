@@ -43,6 +43,7 @@ TABLE: tuple[tuple[type[EtcdlockError], int, Outcome], ...] = (
     (errors.Rejected, 502, Outcome.REFUSED),
     (errors.UnsafeEtcd, 502, Outcome.REFUSED),
     (errors.UnsteadyClock, 503, Outcome.REFUSED),
+    (errors.NotReady, 503, Outcome.REFUSED),
     (errors.Refused, 409, Outcome.REFUSED),
     (errors.CorruptRecord, 502, Outcome.UNREADABLE),
     (errors.Unreachable, 503, Outcome.UNREACHABLE),

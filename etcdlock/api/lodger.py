@@ -22,7 +22,15 @@ from etcdlock.agent.endings import End
 from etcdlock.agent.solo import Ending, Task
 from etcdlock.api.client import AgentClient
 from etcdlock.api.lifeline import Lifeline
-from etcdlock.errors import EtcdlockError, HeldElsewhere, NoSuchGuest, OutcomeUnknown, SessionLost, Unreachable
+from etcdlock.errors import (
+    EtcdlockError,
+    HeldElsewhere,
+    NoSuchGuest,
+    NotReady,
+    OutcomeUnknown,
+    SessionLost,
+    Unreachable,
+)
 from etcdlock.journal import note
 from etcdlock.model import Owner
 from etcdlock.ports import Clock, ExitStatus, Guest, Guests
@@ -81,7 +89,9 @@ class Lodger:
     # --- starting --------------------------------------------------------------------------------------------------
 
     async def _acquire(self, guest: Guest, /) -> int:
-        """The token. Asked again while others hold the locks, or no answer comes, for as long as the task may wait."""
+        """The token. Asked again for as long as the task may wait: while others hold the locks, no answer comes, or the
+        agent is starting or stopping.
+        """
         begun = self._clock.now()
         held_until, away_until = begun + self._task.wait_seconds, begun + self._task.patience_seconds
         owner, unknown = Owner(self._task.domain, guest.pid), None
@@ -92,7 +102,7 @@ class Lodger:
                 if self._clock.now() >= held_until:
                     raise
                 note("waiting", domain=self._task.domain, blockers=len(refusal.blockers))
-            except (Unreachable, OutcomeUnknown, SessionLost) as error:
+            except (Unreachable, OutcomeUnknown, SessionLost, NotReady) as error:
                 unknown = error if isinstance(error, OutcomeUnknown) else unknown
                 if self._clock.now() >= away_until:
                     raise unknown or error from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,7 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
     from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
     from etcdlock.cli.host_facts import places
+    from etcdlock.cli.own_actions import OwnActions
     from etcdlock.cli.switches import fencer
     from etcdlock.guarding import start_agents_guard
     from etcdlock.libvirt.sockets import allow_descriptors
@@ -87,8 +89,10 @@ async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
         await check_versions(settings, store)
         context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
         guard, timing = await start_agents_guard(settings, guards, new_ring=record_places(settings).new_ring)
-        context = context.on(timing)
-        processes = HostProcesses(arrives=Arrivals(places(uid=os.geteuid(), environment=os.environ).statuses).arrives)
+        statuses = places(uid=os.geteuid(), environment=os.environ).statuses
+        choices = OwnActions(statuses, has_command=bool(settings.on_session_lost_command))
+        context = replace(context.on(timing), own_action=choices.of)
+        processes = HostProcesses(arrives=Arrivals(statuses).arrives)
         names = namer(settings)
         agent = HostAgent(
             context,

@@ -72,8 +72,9 @@ class Guard:
 
     def run(self) -> None:
         """Until closed, or left alone with nothing to guard, or with guests that a successor guards."""
-        self._try(self._watch)
+        self._try(self._watchdog.open)
         self._introduce()
+        self._try(self._watch)
         while not self._is_over():
             for descriptor, _ in self._poll.poll(self._longest_wait()):
                 self._try(self._attend, descriptor)
@@ -114,7 +115,7 @@ class Guard:
         )
         return min((each * 1000 + 1 for each in waits if each is not None), default=None)
 
-    def _try(self, what: Callable[..., None], *arguments: object) -> None:
+    def _try(self, what: Callable[..., object], *arguments: object) -> None:
         try:
             what(*arguments)
         except (OSError, MemoryError):      # each step leaves what it has not done to the next round

@@ -30,6 +30,8 @@ class GuestStatus:
     state: str
     xml: DomainXml
     job: str = ""
+    text: bytes = b""
+    """The domain's XML itself."""
 
     @property
     def migrates_in(self) -> bool:
@@ -45,9 +47,11 @@ def parse_status(text: bytes | str, /, *, source: str) -> GuestStatus:
         raise InvalidDomainXml(f"{source}: holds no <domain>")
     if not (pid.isascii() and pid.isdecimal() and 0 < int(pid[:10]) <= LARGEST_PID):
         raise InvalidDomainXml(f"{source}: names no process")
+    text = tostring(domain)
     return GuestStatus(
         int(pid),
         root.get("state", ""),
-        parse_domain(tostring(domain), source=source),
+        parse_domain(text, source=source),
         job="" if job is None else job.get("async", ""),
+        text=text,
     )

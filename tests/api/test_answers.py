@@ -91,6 +91,7 @@ EXPECTED = {
     "HeldElsewhere": 409, "Superseded": 409, "NotLocked": 404, "NoSuchGuest": 404, "InvalidInput": 422,
     "TooManyOperations": 422, "Unreachable": 503, "OutcomeUnknown": 504, "SessionLost": 503, "GuardLost": 503,
     "NotPermitted": 403, "AccessDenied": 502, "CorruptRecord": 502, "NotClaimed": 409, "SessionAlive": 409,
+    "NotReady": 503,
 }  # fmt: skip
 
 
