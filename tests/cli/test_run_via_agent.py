@@ -94,28 +94,6 @@ def test_locks_stay_until_the_last_process_of_the_guest_is_gone_even_if_run_is_k
     site.cluster.until(lambda survey: survey.lock_of(UUID(VM)) is None)
 
 
-def test_what_lives_on_of_a_guest_whose_first_process_ended_while_no_agent_ran_keeps_its_locks(
-    site: Site, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    script = f"(trap '' HUP; setsid cat {gate} >/dev/null 2>&1 </dev/null &) ; echo started; exec sleep 300"
-    guest = site.run("--domain-uuid", VM, "--disk", "/san/x", script=script)
-    assert guest.line() == "started"
-    with gate.open("wb"):
-        site.kill_agent()
-        leader = site.cluster.survey().lock_of(UUID(VM))
-        assert leader is not None
-        os.kill(leader.stored.record.pid, signal.SIGKILL)
-        guest.send(signal.SIGKILL)
-        guest.ended()
-        site.start_agent()
-        for _ in range(2):
-            refused = site.cluster.do("run", "--disk", "/san/x", "--", "echo", "never", host="b")
-            assert (refused.status, refused.out) == (100, "")
-    site.cluster.until(lambda survey: survey.lock_of(UUID(VM)) is None)
-
-
 def test_a_guest_and_its_lock_outlive_the_agent_and_the_next_one_gives_it_back(site: Site) -> None:
     guest = site.run("--domain-uuid", VM, "--disk", "/san/x")
     before = site.cluster.survey().lock_of(UUID(VM))
