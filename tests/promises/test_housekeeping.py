@@ -88,6 +88,29 @@ def test_a_takeover_that_came_between_keeps_everything(play: Play) -> None:
     play(scenario)
 
 
+def test_a_host_that_has_carried_its_lock_over_meanwhile_keeps_it(play: Play) -> None:
+    """A re-join needs no proof of anything, and writes the domain alone: its disks' keys stay as they are."""
+
+    async def scenario(world: World) -> None:
+        a, b = await hypervisor(world, "a"), await hypervisor(world, "b")
+        vm = await a.start(VM, X)
+        (session,) = world.sessions(a.host)
+        a.host.store.cut()
+        world.etcd.revoke_wrongly(world.leases(a.host)[0])
+        await asyncio.sleep(1.0)
+        assert await world.declare(b.host, session)
+        found = await planned(world, b.host)
+        assert kinds(found) == [Kind.DEAD_LOCK]
+        a.host.store.mend()
+        await asyncio.sleep(5.0)
+        assert await removed(b.host, found) == [False]
+        assert (a.state(VM), vm.runs) == (LockState.HELD, True)
+        with pytest.raises(HeldElsewhere):
+            await b.start(OTHER, X)
+
+    play(scenario, judged=False)  # the operator was wrong
+
+
 def test_a_disk_that_another_domain_has_taken_from_the_dead_stays_that_domains(play: Play) -> None:
     async def scenario(world: World) -> None:
         await dead(world)
