@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-libvirt test-systemd test-deb soak lint model bench deb images image-pins up down system-deps
+.PHONY: demo docs test test-libvirt test-systemd test-deb soak lint model simulate mutants bench deb images image-pins up down system-deps
 .PHONY: clean
 .DEFAULT_GOAL := demo
 
@@ -60,6 +60,16 @@ docs: $(VENV)/.docs
 model:
 	@command -v spin >/dev/null && command -v gcc >/dev/null || { echo "needs spin and gcc: make system-deps" >&2; exit 1; }
 	$(PYTHON) docs/model/check.py $(ARGS)
+
+# Seeded schedules of whole clusters under trouble; a seed that fails is printed with the command that plays it again.
+SEEDS ?= 100000
+JOBS ?= $(shell nproc)
+simulate: $(VENV)/.test
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+# Takes out, one by one, what keeps the promises; the simulation must show each. ARGS=NAME plants only that.
+mutants: $(VENV)/.test
+	$(BIN)/python -m tests.simulation.mutate --jobs $(JOBS) $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -5,6 +5,7 @@ They pass the same contract suite as the real adapters. Nothing in the package i
 
 from etcdlock.testing.clock import FakeClock
 from etcdlock.testing.database import FakeEtcd, steady
+from etcdlock.testing.fake_watchdog import FakeWatchdog
 from etcdlock.testing.faults import (
     Answered,
     Applied,
@@ -19,6 +20,7 @@ from etcdlock.testing.faults import (
 from etcdlock.testing.guests import FakeGuard, FakeGuest, FakeGuests, FakeProcesses
 from etcdlock.testing.mvcc import Change
 from etcdlock.testing.power import FakePowerSwitch
+from etcdlock.testing.ruled_guard import GuardLine, RuledGuard
 from etcdlock.testing.store import FakeStore
 from etcdlock.testing.virtual import (
     VirtualDeadlock,
@@ -43,11 +45,14 @@ __all__ = [
     "FakePowerSwitch",
     "FakeProcesses",
     "FakeStore",
+    "FakeWatchdog",
     "Fault",
+    "GuardLine",
     "LeaseEnd",
     "LeaseEnded",
     "Link",
     "Outcome",
+    "RuledGuard",
     "Sent",
     "VirtualDeadlock",
     "VirtualLoop",

@@ -26,6 +26,7 @@ class FakeClock:
         self._offset = offset
         self._jumped = Bell()
         self._steered = 0.0
+        self._wall_error = timedelta()
 
     def now(self) -> float:
         return self._offset + self._rate * asyncio.get_running_loop().time()
@@ -53,5 +54,9 @@ class FakeClock:
         return self._steered
 
     def wall(self) -> datetime:
-        """True time: neither rate nor offset nor jumps bend it."""
-        return WALL_AT_START + timedelta(seconds=asyncio.get_running_loop().time())
+        """True time until it is set: neither rate nor offset nor jumps bend it."""
+        return WALL_AT_START + timedelta(seconds=asyncio.get_running_loop().time()) + self._wall_error
+
+    def set_wall(self, error_seconds: float) -> None:
+        """As if somebody had set the host's time of day, so many seconds ahead of true time or behind it."""
+        self._wall_error = timedelta(seconds=error_seconds)

@@ -52,6 +52,8 @@ class FakeEtcd:
         self.try_timeout_seconds = try_timeout_seconds
         self.keep_alives_lie = False
         self.changed = Bell()
+        self.listeners: list[Callable[[Entry], None]] = []
+        """Told of every entry of the history at once, so that a test can let something happen just then."""
         self._mvcc = Mvcc()
         self._leases = LeaseTable(min_ttl_seconds=min_ttl_seconds, expiry_delay_seconds=expiry_delay_seconds)
         self._history: list[Entry] = []
@@ -131,6 +133,8 @@ class FakeEtcd:
 
     def record(self, entry: Entry) -> None:
         self._history.append(entry)
+        for listener in tuple(self.listeners):
+            listener(entry)
 
     def apply(self, txns: Sequence[Txn], *, client: str, numbers: Sequence[int]) -> tuple[TxnResult, ...]:
         """One request: a transaction, or several nested. In the history each of them is one of its own."""

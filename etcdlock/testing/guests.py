@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etcdlock.errors import GuardLost, GuestNotStarted, NoSuchGuest, SessionLost
 from etcdlock.escalation import KILLED, Action, Charge
@@ -100,6 +100,11 @@ class FakeGuest:
         stopped = [*(stood for stood, _ in self._stood), self.gone_at]
         return [(since, until) for since, until in zip(begun, stopped, strict=True) if since is not None]
 
+    @property
+    def stood(self) -> list[tuple[float, float | None]]:
+        """From when to when it was frozen; None where it still is."""
+        return list(self._stood)
+
     def freeze(self) -> None:
         if not self.frozen and self.gone_at is None:
             self.frozen = True
@@ -168,6 +173,8 @@ class FakeProcesses(Processes):
         self.started: list[FakeGuest] = []
         self._incoming: set[int] = set()
         self._open: dict[int, set[tuple[str, str]]] = {}
+        self.look_seconds: Callable[[], float] | None = None
+        """How long it takes to look which files a process has open; drawn each time."""
 
     def start(self, *, incoming: bool = False, pid: int | None = None) -> FakeGuest:
         """A process that exists and does not run yet; with `incoming` it takes in a migration."""
@@ -209,6 +216,8 @@ class FakeProcesses(Processes):
         return guest.pid_start in self._incoming
 
     async def has_open(self, guest: Guest, resource: Resource, /) -> bool:
+        if self.look_seconds is not None:
+            await asyncio.sleep(self.look_seconds())
         return (resource.lockspace, resource.name) in self._open[guest.pid_start]
 
 

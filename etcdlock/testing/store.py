@@ -60,6 +60,10 @@ class FakeStore:
     def mend(self) -> None:
         self.cut(Link.UP)
 
+    def slow_down(self, latency_seconds: Callable[[], float]) -> None:
+        """From now on messages of this host take so long, one way; drawn for each. Mending does not end it."""
+        self._wire.latency_seconds = latency_seconds
+
     def lose(
         self, fault: Fault, *, count: int = 1, when: Callable[[Txn], bool] = any_txn, delay_seconds: float = 0.0
     ) -> None:
@@ -69,6 +73,10 @@ class FakeStore:
         then. It arrives even if the link is cut by that time.
         """
         self._losses.append(Loss(fault, count, when, delay_seconds))
+
+    def lose_no_more(self) -> None:
+        """Whatever was scripted and has not happened yet does not."""
+        self._losses.clear()
 
     def cancel_watches(self) -> None:
         """etcd ends every watch that this store has open."""

@@ -4,8 +4,11 @@ Guaranteed: the same program takes the same steps in the same order, hours pass 
 while code runs. A program in which nothing can ever happen again raises `VirtualDeadlock` at once instead of hanging;
 one that runs past its limit raises `VirtualTimeLimit`; one that spins without letting time pass raises `VirtualSpin`.
 
+Tasks are numbered and hashed by their number, so that even a `set` of them, which asyncio itself keeps, is gone through
+in the same order each time.
+
 Not guaranteed: anything about real I/O. Sockets, threads and subprocesses are refused with `VirtualOnly`, because no
-timer tells when they would be ready. Iterating over a `set` of tasks is as unordered here as everywhere.
+timer tells when they would be ready.
 """
 
 from __future__ import annotations
@@ -83,6 +86,17 @@ class _JumpingSelector(selectors.BaseSelector):
         self._keys.clear()
 
 
+class NumberedTask(asyncio.Task[T]):
+    """Its hash is its number in its loop, not its place in memory."""
+
+    def __init__(self, coroutine: Any, /, *, number: int, **options: Any) -> None:
+        self.number = number  # first: making a task puts it into a set
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop itself; most callers want `run_virtual`."""
 
@@ -91,7 +105,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._limit_seconds = limit_seconds
         self._spins = 0
         self._home = threading.get_ident()
+        self._tasks_made = 0
         super().__init__(_JumpingSelector(jump=self._jump))
+        self.set_task_factory(self._numbered)
 
     def time(self) -> float:
         """Seconds since the program began."""
@@ -111,6 +127,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: *Ts,  # noqa: ARG002
     ) -> asyncio.Future[T]:
         raise VirtualOnly(f"a thread under virtual time, for {func!r}: nobody can tell when it would be done")
+
+    def _numbered(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        self._tasks_made += 1
+        return NumberedTask(coroutine, number=self._tasks_made, loop=loop, **options)
 
     def _jump(self, timeout: float | None) -> None:
         if timeout is None:

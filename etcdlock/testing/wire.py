@@ -26,7 +26,7 @@ class Wire:
     def __init__(self, *, name: str, latency_seconds: Callable[[], float], try_timeout_seconds: float) -> None:
         self.link = Link.UP
         self._name = name
-        self._latency_seconds = latency_seconds
+        self.latency_seconds = latency_seconds
         self._try_timeout_seconds = try_timeout_seconds
         self._held: list[Callable[[], None]] = []
 
@@ -40,7 +40,7 @@ class Wire:
 
     async def delay(self) -> None:
         """One way."""
-        await asyncio.sleep(self._latency_seconds())
+        await asyncio.sleep(self.latency_seconds())
 
     async def exchange(self, serve: Callable[[], T]) -> T:
         """Let the database serve a request. Raises what `serve` raises, `NoAnswer`, or `Unreachable` if not sent."""
@@ -49,7 +49,7 @@ class Wire:
             raise Unreachable(f"{self._name}: connection refused")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        loop.call_later(self._latency_seconds(), self._arrive, serve, answer)
+        loop.call_later(self.latency_seconds(), self._arrive, serve, answer)
         try:
             async with asyncio.timeout(self._try_timeout_seconds):
                 return await answer
@@ -73,7 +73,7 @@ class Wire:
             result = serve()
         except EtcdlockError as refusal:
             result = refusal
-        asyncio.get_running_loop().call_later(self._latency_seconds(), self._return, result, answer)
+        asyncio.get_running_loop().call_later(self.latency_seconds(), self._return, result, answer)
 
     def _return(self, result: T | EtcdlockError, answer: asyncio.Future[T]) -> None:
         if self.link is Link.REFUSED:

@@ -18,10 +18,11 @@ from etcdlock.agent.namer import Namer
 from etcdlock.errors import EtcdlockError, Unreachable
 from etcdlock.escalation import Action
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
-from etcdlock.ports import KeyRange
+from etcdlock.ports import Guard, KeyRange
 from etcdlock.records import decode_domain
 from etcdlock.testing import Answered, FakeGuard, FakeGuest, FakeProcesses, Outcome
-from tests.promises.span import FOR_EVER, Span, called
+from etcdlock.timing import Timing
+from tests.promises.span import FOR_EVER, Span, called, without
 from tests.promises.stalled import Stall, StalledStore
 from tests.promises.world import KEYS, PIDS_PER_RUN, Host, World
 
@@ -72,6 +73,7 @@ class Hypervisor:
         self.agent: HostAgent | None = None
         self.action = Action.KILL
         self.namer: Namer | None = None
+        self.acquire_seconds = ACQUIRE_SECONDS
         self._running: asyncio.Task[None] | None = None
         self._taking: set[asyncio.Task[None]] = set()
         self.guard = FakeGuard(
@@ -90,17 +92,26 @@ class Hypervisor:
             contract=self.world.contract, chance=self.world.fresh_chance(), kind=SessionKind.AGENT, stall=self.stall
         )
         self.agent = HostAgent(
-            replace(context, on_session_lost=self.action),
+            replace(context.on(self.timing), on_session_lost=self.action),
             processes=self.processes,
-            acquire_seconds=ACQUIRE_SECONDS,
+            acquire_seconds=self.acquire_seconds,
             join_seconds=JOIN_SECONDS,
-            guard=self.guard,
+            guard=self.guard_for_agent(),
             ledger_store=Committer(StalledStore(self.host.store, self.stall), max_txn_ops=MAX_TXN_OPS),
             namer=self.namer,
         )
         self._running = asyncio.ensure_future(self.agent.run())
         self._running.add_done_callback(partial(self._ended, self.agent))
         return self._running
+
+    @property
+    def timing(self) -> Timing:
+        """By which this host goes."""
+        return self.world.timing
+
+    def guard_for_agent(self) -> Guard:
+        """The one guard that is always there."""
+        return self.guard
 
     def _ended(self, agent: HostAgent, running: asyncio.Task[None]) -> None:
         if self.agent is agent:
@@ -251,7 +262,7 @@ class Hypervisor:
         taking = asyncio.ensure_future(self.agent.take(owner, resource))
         self._taking.add(taking)
         taking.add_done_callback(self._answered)
-        await asyncio.wait((taking,), timeout=ACQUIRE_SECONDS + DOOR_BEHIND_SECONDS)
+        await asyncio.wait((taking,), timeout=self.acquire_seconds + DOOR_BEHIND_SECONDS)
         if not taking.done() or taking.cancelled():
             raise Unreachable("the door does not answer")
         taking.result()
@@ -285,7 +296,12 @@ class Hypervisor:
 
     def spans(self) -> Sequence[Span]:
         """What ran here, and still runs."""
-        return [span for vm in self.vms for span in (*vm.spans, *self._current(vm))]
+        return [
+            part
+            for vm in self.vms
+            for span in (*vm.spans, *self._current(vm))
+            for part in without(span, vm.guest.stood)
+        ]
 
     def _current(self, vm: Vm) -> list[Span]:
         if vm.since is None:

@@ -251,10 +251,9 @@ def left_behind(world: World) -> list[str]:
     ]
 
 
-def judge(world: World) -> None:
+def violations(what: Sequence[Span], history: Sequence[Moment]) -> list[str]:
     """All rules but the last, which holds only once every program has ended with etcd at hand."""
-    what, history = spans(world), moments(world)
-    violations = [
+    return [
         *overlaps(what),
         *shrinking_tokens(what),
         *stale_memory(what),
@@ -264,4 +263,9 @@ def judge(world: World) -> None:
         *undone_too_late(what, history),
         *torn_locks(history),
     ]
-    assert not violations, "\n".join(violations)
+
+
+def judge(world: World) -> None:
+    """Fails with every violation that there is."""
+    found = violations(spans(world), moments(world))
+    assert not found, "\n".join(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from etcdlock.model import Resource
 
@@ -51,3 +52,17 @@ class Span:
 
     def __str__(self) -> str:
         return f"{self.uuid[-4:]} on {self.host} ({self.began:.3f} to {self.ended:.3f}, token {self.token})"
+
+
+def without(span: Span, stood: Iterable[tuple[float, float | None]], /) -> list[Span]:
+    """What is left of it: a guest that is frozen does not run."""
+    left, began = [], span.began
+    for since, until in stood:
+        if since >= span.ended:
+            break
+        if since > began:
+            left.append(replace(span, began=began, ended=since))
+        began = max(began, FOR_EVER if until is None else until)
+    if began < span.ended:
+        left.append(replace(span, began=began))
+    return left

@@ -14,6 +14,8 @@ from etcdlock.errors import EtcdlockError
 from etcdlock.ports import Event, KeyRange, Lease, Snapshot, Txn, TxnResult
 from etcdlock.testing import FakeClock, FakeStore
 
+LEAST_SLEEP_SECONDS = 1.0
+
 
 class Stall:
     """Begin it and end it at will. `refuse` makes etcd say no to some transactions, or to none."""
@@ -38,6 +40,10 @@ class Stall:
     def stalled(self) -> bool:
         return not self._over.is_set()
 
+    @property
+    def killed(self) -> bool:
+        return self._killed
+
     def check_alive(self) -> None:
         if self._killed:
             raise asyncio.CancelledError
@@ -58,7 +64,9 @@ class StalledClock:
         return self._clock.now()
 
     async def sleep(self, seconds: float, /) -> None:
-        self._stall.check_alive()
+        if self._stall.killed:  # what is left of it may loop: let time pass
+            await self._clock.sleep(max(seconds, LEAST_SLEEP_SECONDS))
+        await self._stall.over()
         try:
             await self._clock.sleep(seconds)
         finally:
@@ -79,7 +87,7 @@ class StalledStore:
         self._stall = stall
 
     async def txn(self, txn: Txn, /) -> TxnResult:
-        self._stall.check_alive()
+        await self._stall.over()
         refusal = self._stall.refuse(txn)
         if refusal is not None:
             raise refusal
@@ -89,7 +97,7 @@ class StalledStore:
             await self._stall.over()
 
     async def txn_batch(self, txns: Sequence[Txn], /) -> tuple[TxnResult, ...]:
-        self._stall.check_alive()
+        await self._stall.over()
         for refusal in filter(None, map(self._stall.refuse, txns)):
             raise refusal
         try:
@@ -98,35 +106,35 @@ class StalledStore:
             await self._stall.over()
 
     async def read(self, where: KeyRange, /) -> Snapshot:
-        self._stall.check_alive()
+        await self._stall.over()
         try:
             return await self._store.read(where)
         finally:
             await self._stall.over()
 
     async def grant(self, *, ttl_seconds: int) -> Lease:
-        self._stall.check_alive()
+        await self._stall.over()
         try:
             return await self._store.grant(ttl_seconds=ttl_seconds)
         finally:
             await self._stall.over()
 
     async def keep_alive(self, lease: int, /) -> int:
-        self._stall.check_alive()
+        await self._stall.over()
         try:
             return await self._store.keep_alive(lease)
         finally:
             await self._stall.over()
 
     async def revoke(self, lease: int, /) -> None:
-        self._stall.check_alive()
+        await self._stall.over()
         try:
             await self._store.revoke(lease)
         finally:
             await self._stall.over()
 
     async def watch(self, ranges: Sequence[KeyRange], *, after_revision: int) -> AsyncGenerator[Event, None]:
-        self._stall.check_alive()
+        await self._stall.over()
         async for event in self._store.watch(ranges, after_revision=after_revision):
             await self._stall.over()
             yield event

@@ -175,3 +175,35 @@ async def test_a_closed_store_sends_nothing(etcd: FakeEtcd, store: FakeStore) ->
         with pytest.raises(Unreachable):
             await call
     assert list(etcd.history) == []
+
+
+@in_virtual_time
+async def test_what_was_to_be_lost_and_has_not_been_yet_is_not_once_that_is_over(
+    etcd: FakeEtcd, store: FakeStore
+) -> None:
+    store.lose(Fault.REQUEST, count=5)
+    with pytest.raises(OutcomeUnknown):
+        await store.txn(put())
+    store.lose_no_more()
+    await store.txn(put(b"again"))
+    assert values(etcd) == [b"again"]
+
+
+@in_virtual_time
+async def test_one_hosts_way_to_etcd_may_be_slow_also_after_it_was_mended(etcd: FakeEtcd, store: FakeStore) -> None:
+    store.slow_down(lambda: 0.4)
+    store.cut()
+    store.mend()
+    await store.txn(put())
+    assert now() == pytest.approx(0.8)
+    await etcd.client("host-b").txn(put())
+    assert now() < 0.9
+
+
+@in_virtual_time
+async def test_whoever_listens_hears_of_what_happens_at_that_very_moment(etcd: FakeEtcd, store: FakeStore) -> None:
+    heard: list[tuple[str, float]] = []
+    etcd.listeners.append(lambda entry: heard.append((type(entry).__name__, entry.instant)))
+    await store.txn(put())
+    assert [name for name, _ in heard] == ["Sent", "Applied", "Answered"]
+    assert [instant for _, instant in heard] == [entry.instant for entry in etcd.history]

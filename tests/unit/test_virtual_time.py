@@ -201,3 +201,29 @@ def test_the_time_of_day_follows_true_time() -> None:
         return clock.wall() - before
 
     assert run_virtual(program) == timedelta(seconds=90)
+
+
+def test_the_time_of_day_can_be_set_and_the_clock_that_decides_does_not_notice() -> None:
+    async def program() -> tuple[timedelta, float]:
+        clock = FakeClock()
+        before, now = clock.wall(), clock.now()
+        clock.set_wall(3600.0)
+        return clock.wall() - before, clock.now() - now
+
+    assert run_virtual(program) == (timedelta(hours=1), 0.0)
+
+
+def test_a_set_of_tasks_is_gone_through_in_the_order_of_their_numbers_wherever_they_are_in_memory() -> None:
+    async def program() -> list[str]:
+        ballast = [asyncio.ensure_future(asyncio.sleep(0)) for _ in range(20)]
+        tasks = {asyncio.ensure_future(asyncio.sleep(1)) for _ in range(6)}
+        del ballast
+        names = [task.get_name() for task in tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        hashes = [hash(task) for task in tasks]
+        assert len(set(hashes)) == len(hashes)
+        return [str(number) for number in hashes] + names
+
+    assert run_virtual(program)[:6] == run_virtual(program)[:6]
