@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-libvirt test-systemd test-deb soak lint model simulate mutants bench deb images image-pins up down system-deps
+.PHONY: demo docs test test-libvirt test-containers test-systemd test-deb soak lint model simulate mutants bench deb images image-pins up down system-deps
 .PHONY: clean
 .DEFAULT_GOAL := demo
 
@@ -24,6 +24,10 @@ test-libvirt: $(VENV)/.test
 soak: SECONDS := 3600
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.cluster --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# An etcd, a host and the whole of docker-compose.yml in containers: with Docker, or as root with Debian's docker.io.
+test-containers: $(VENV)/.test
+	$(BIN)/python -m pytest tests/containers $(ARGS)
 
 # The trial cluster of docker-compose.yml: docs/CONTAINERS.md.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)

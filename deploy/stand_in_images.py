@@ -7,9 +7,9 @@
 Each gets the name that it has in the Dockerfiles and in docker-compose.yml, and the label `etcdlock.stand-in`. An image
 that is there already is never replaced. Remove the stand-ins (`docker rmi`) to build on the real ones again.
 
-`debian` here holds only what the builds call, and the packages that they install already; `prom/prometheus` is the
-program of Debian's package of that name, whatever its version. Nothing of /etc is copied that tells of this machine
-but apt's sources. Root is needed to read some of the files.
+`debian` here holds only what the builds call, and the packages that they install already; apt in it has no sources, so
+that the builds need no network. `prom/prometheus` is the program of Debian's package of that name, whatever version.
+Root is needed to read some of the files.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ TOOLS = (
 LEFT_OUT = re.compile(r"/usr/share/(doc|man|info|locale|lintian)/|/etc/apt/auth")
 LIBRARY = re.compile(r"(/\S+) \(0x")
 PACKAGE = re.compile(r"^Package: (.*)$", re.MULTILINE)
+INSTALLED = "\nStatus: install ok installed\n"
+NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 DPKG = Path("/var/lib/dpkg")
 ACCOUNTS = Path("/usr/share/base-passwd")
 APTS_USER = "_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n"
@@ -130,30 +132,56 @@ def output_of(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def with_needs(packages: Iterable[str], /) -> list[str]:
-    """These packages and all that they depend on, as far as that is installed."""
-    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-    options = ["--recurse", "--installed", *(f"--no-{kind}" for kind in kinds)]
-    lines = output_of("apt-cache", "depends", *options, *packages).splitlines()
-    named = {line for line in lines if line[:1].isalnum()}
-    installed = output_of("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n").splitlines()
-    return sorted(named & {line.removesuffix(" installed") for line in installed})
+class Packages:
+    """What dpkg says is installed here."""
+
+    def __init__(self) -> None:
+        paragraphs = (DPKG / "status").read_text(encoding="utf-8").split("\n\n")
+        named = ((found[1], each) for each in paragraphs if (found := PACKAGE.search(each)) and INSTALLED in each)
+        self.entries = dict(named)
+        self._provided = {
+            name: package
+            for package, entry in self.entries.items()
+            for group in _named(entry, "Provides")
+            for name in group
+        }
+
+    def with_needs(self, packages: Iterable[str], /) -> list[str]:
+        """These and all that they depend on; where there is a choice, the first that is installed."""
+        found: set[str] = set()
+        left = list(packages)
+        while left:
+            name = left.pop()
+            if name in found:
+                continue
+            found.add(name)
+            for group in [*_named(self.entries[name], "Pre-Depends"), *_named(self.entries[name], "Depends")]:
+                left += [real for each in group if (real := self._real(each))][:1]
+        return sorted(found)
+
+    def _real(self, name: str, /) -> str | None:
+        return name if name in self.entries else self._provided.get(name)
 
 
-def add_packages(tree: Tree, packages: list[str], /) -> None:
+def _named(entry: str, field_name: str, /) -> list[list[str]]:
+    """The groups of a relation, each a choice of packages."""
+    found = re.search(rf"^{field_name}: (.*)$", entry, re.MULTILINE)
+    groups = found[1].split(",") if found else []
+    return [[NAME.match(each.strip())[0] for each in group.split("|")] for group in groups]  # type: ignore[index]
+
+
+def add_packages(tree: Tree, wanted: Iterable[str], /) -> None:
     """Their files, and what dpkg and apt know of them, and nothing of what else is installed here."""
+    installed = Packages()
+    packages = installed.with_needs(wanted)
     for path in output_of("dpkg-query", "-L", *packages).splitlines():
         if path.startswith("/"):
             tree.add(path)
     known = set(packages)
-    paragraphs = (DPKG / "status").read_text(encoding="utf-8").split("\n\n")
-    kept = [each for each in paragraphs if (found := PACKAGE.search(each)) and found[1] in known]
-    tree.write(str(DPKG / "status"), "\n\n".join(kept) + "\n")
+    tree.write(str(DPKG / "status"), "\n\n".join(installed.entries[name] for name in packages) + "\n")
     for path in sorted((DPKG / "info").iterdir()):
         if path.name.partition(".")[0].partition(":")[0] in known or path.name.rpartition(".")[0] in known:
             tree.add(str(path))
-    for path in sorted(Path("/etc/apt").rglob("*")):
-        tree.add(str(path))
     for name, more in (("passwd", APTS_USER), ("group", "")):
         master = (ACCOUNTS / f"{name}.master").read_text(encoding="ascii")
         tree.write(f"/etc/{name}", master + more)
@@ -194,7 +222,7 @@ def make(stand_in: StandIn, /) -> None:
         into = cast("IO[bytes]", importing.stdin)
         tree = Tree(into)
         if stand_in.packages:
-            add_packages(tree, with_needs(stand_in.packages))
+            add_packages(tree, stand_in.packages)
         if stand_in.programs:
             add_programs(tree, stand_in.programs)
         tree.folder("/tmp", mode=0o1777)  # noqa: S108  # a place in the image

@@ -127,10 +127,10 @@ class FakeWorld:
 
 
 class EtcdWorld:
-    """One running etcd; each scenario has a prefix of its own and leaves nothing behind."""
+    """A running etcd, of one member or more; each scenario has a prefix of its own and leaves nothing behind."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, *endpoints: str) -> None:
+        self._endpoints = endpoints
 
     def run(self, scenario: Scenario, /) -> None:
         async def scene() -> None:
@@ -146,8 +146,8 @@ class EtcdWorld:
 
     def _room(self, stack: AsyncExitStack) -> Room:
         def open_store() -> Store:
-            store = EtcdStore(EtcdOptions(endpoints=(self._endpoint,)))
+            store = EtcdStore(EtcdOptions(endpoints=self._endpoints))
             stack.push_async_callback(store.close)
             return store
 
-        return Room(open_store(), f"/room/{uuid4()}/", open_store, Admin(self._endpoint).compact)
+        return Room(open_store(), f"/room/{uuid4()}/", open_store, Admin(self._endpoints[0]).compact)

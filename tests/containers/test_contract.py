@@ -1,0 +1,8 @@
+"""What a store must do, on an etcd in containers: the very tests of tests/contract, in another world."""
+
+from __future__ import annotations
+
+from tests.contract import test_store_contract, test_watch_contract
+
+for module in (test_store_contract, test_watch_contract):
+    globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
