@@ -26,6 +26,8 @@ Wants=etcd-of-the-test.service etcdlock-agent.service libvirtd.service libvirt-g
 After=basic.target etcd-of-the-test.service etcdlock-agent.service libvirtd.service libvirt-guests.service
 AllowIsolate=yes
 """
+SETTINGS = "[timing]\nhold_off_seconds = 120\n"
+"""Guests survive an agent that comes back only after two minutes: what is tried here are not its seconds."""
 QEMU = 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\ncgroup_controllers = []\nnamespaces = []\n'
 
 
@@ -73,6 +75,7 @@ def booted(machine: Machine) -> Machine:
     """Up, with libvirt, its locks with etcdlock, and an etcd of its own."""
     machine.write("/etc/systemd/system/etcd-of-the-test.service", ETCD)
     machine.write("/etc/systemd/system/test.target", TARGET)
+    machine.write("/etc/etcdlock/etcdlock.toml", SETTINGS)
     machine.write("/etc/libvirt/qemu.conf", QEMU)
     machine.switch(SWITCH)
     machine.boot("test.target")
