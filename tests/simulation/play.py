@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etcdlock.testing import run_virtual
 from tests.promises.judge import spans
+from tests.promises.span import Span
 from tests.simulation.checkers import check
 from tests.simulation.drama import Drama
 from tests.simulation.themes import Theme, theme_of
@@ -39,8 +40,14 @@ def play(seed: int, *, with_history: bool = False) -> Played:
     except Exception as error:  # noqa: BLE001 - a program, or the schedule itself, ended as nothing should
         found = [f"{type(error).__name__}: {error}"]
     cluster = drama[0].cluster
-    history = [*map(repr, cluster.etcd.history), *map(repr, spans(cluster))] if with_history else []
+    history = [*map(repr, cluster.etcd.history), *map(_line, spans(cluster))] if with_history else []
     return Played(seed, theme.__name__, tuple(found), "\n".join(history))
+
+
+def _line(span: Span) -> str:
+    """All of it; sets have no order of their own."""
+    disks = f"exclusive {sorted(span.exclusive)}, shared {sorted(span.shared)}"
+    return f"{replace(span, exclusive=frozenset(), shared=frozenset())!r} {disks}"
 
 
 async def _played(seed: int, theme: Theme, drama: list[Drama]) -> list[str]:
