@@ -13,7 +13,7 @@ import base64
 import http.client
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -119,6 +119,25 @@ class AgentClient:
         """What happened to a domain, by its name or UUID, or to a host."""
         return self._call("GET", f"/v1/why?{urlencode({'about': what}, errors='surrogateescape')}")
 
+    def events(self, *, kept: bool = False) -> Iterator[Document]:
+        """What happens, as it happens, until the agent ends; with `kept` first what it still keeps. Each has `event`,
+        `id`, `at`, `level` and `fields`; of `dropped` only the first and `fields`, with how many are missing.
+
+        Connects at once; `timeout_seconds` must be longer than an agent is quiet, 15 s. Raises `Unreachable` if the
+        connection is lost.
+        """
+        connection = self._connected()
+        headers = {"Last-Event-ID": "whichever-is-kept"} if kept else {}
+        try:
+            connection.request("GET", "/v1/events", headers=headers)
+            response = connection.getresponse()
+            if response.status != _OK:
+                raise error_in(_document(response.read()))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise Unreachable(f"the agent's answer was lost: {error!r}", hint="ask again") from error
+        return _told(connection, response, skips_first=kept)
+
     def keys(self) -> Snapshot:
         """The cluster's keys at one revision."""
         document = self._call("GET", "/v1/keys")
@@ -194,6 +213,36 @@ class _Connection(http.client.HTTPConnection):
         else:
             response = self.getresponse()
         return response.status, _document(response.read())
+
+
+def _told(connection: _Connection, response: http.client.HTTPResponse, /, *, skips_first: bool) -> Iterator[Document]:
+    """Server-sent events as documents. With `skips_first` the first only says that the place asked for is not known."""
+    said: dict[str, str] = {}
+    try:
+        while line := response.readline().decode():
+            name, _, value = line.rstrip("\n").partition(": ")
+            if name:
+                said[name] = value
+                continue
+            if "data" in said and not (skips_first and said["event"] == "dropped"):
+                yield _event(said)
+            skips_first, said = skips_first and "data" not in said, {}
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Unreachable(f"the agent's events were lost: {error!r}", hint="follow them anew") from error
+    finally:
+        connection.close()
+
+
+def _event(said: dict[str, str], /) -> Document:
+    content = json.loads(said["data"])
+    fields = content.get("fields", content)
+    return {
+        "id": said.get("id"),
+        "event": said["event"],
+        "at": content.get("at"),
+        "level": content.get("level"),
+        "fields": fields,
+    }
 
 
 def _document(body: bytes, /) -> Document:

@@ -15,7 +15,7 @@ from etcdlock.errors import EtcdlockError
 
 COMMANDS = (
     "run", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify", "attach",
-    "adopt", "agent", "certs", "init-cluster", "demo",
+    "adopt", "agent", "events", "certs", "init-cluster", "demo",
 )  # fmt: skip
 
 
