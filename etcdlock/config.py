@@ -128,6 +128,8 @@ class Settings(BaseSettings):
     fence_timeout_seconds: float = Field(default=60.0, gt=0, description="how long a fence agent may take")
     watchdog: Literal["off", "automatic", "required"] = Field(default="off", description="whether the agent has one")
     watchdog_device: str = Field(default="/dev/watchdog", description="the host's watchdog device")
+    driver: str = Field(default="agent", min_length=1, description="the lock manager's driver, where none is named")
+    fcntl_folder: str = Field(default="/run/etcdlock/fcntl", description="where the driver fcntl keeps its locks")
     via: Literal["auto", "agent", "own"] = Field(default="auto", description="whether commands go through the agent")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="what is logged")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="the timing contract")

@@ -22,6 +22,9 @@ The class says what the caller now knows and may do; the text says it to a perso
     │   ├── ContractMismatch    this host's settings differ from the cluster's
     │   ├── DuplicateHost       the host id is in use by another machine
     │   ├── AgentRuns           this host has an agent already
+    │   ├── DriverNotLoaded     a lock manager's driver is not there, too old, or lacks what is needed: start no domain
+    │   ├── DriverClosed        a driver that was closed, has failed, or was loaded by another process before a fork
+    │   ├── NotSupported        the driver does not declare what is asked of it
     │   ├── SessionAlive        break was asked for a session that still lives
     │   ├── AccessDenied        etcd knows us and says no, or does not know us
     │   ├── RightsDiffer        etcd has users or roles of these names with other rights
@@ -145,6 +148,18 @@ class DuplicateHost(Refused):
 
 class AgentRuns(Refused):
     """Another agent of this host runs."""
+
+
+class DriverNotLoaded(Refused):
+    """A driver of the lock manager cannot be used: no domain may be started."""
+
+
+class DriverClosed(Refused):
+    """The driver cannot be asked any more, or not by this process."""
+
+
+class NotSupported(Refused):
+    """The driver has not declared the capability that this needs."""
 
 
 class SessionAlive(Refused):

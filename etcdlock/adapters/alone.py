@@ -12,8 +12,11 @@ from etcdlock.errors import AgentRuns, InvalidSetting
 
 
 @contextmanager
-def only_agent(folder: str, /) -> Iterator[None]:
-    """Be the only one for as long as the block lasts. Raises `AgentRuns`, or `InvalidSetting` for a useless folder."""
+def only_agent(folder: str, /, *, called: str = "agent") -> Iterator[int]:
+    """Be the only one for as long as the block lasts; the lock's descriptor.
+
+    Raises `AgentRuns`, or `InvalidSetting` for a useless folder.
+    """
     path = Path(folder) / "agent.lock"
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -26,11 +29,11 @@ def only_agent(folder: str, /) -> Iterator[None]:
         except BlockingIOError:
             pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             raise AgentRuns(
-                f"an agent of this host runs already, as process {pid or 'unknown'} ({path})",
-                hint="a host has one agent; end that one first",
+                f"another {called} of this host runs already, as process {pid or 'unknown'} ({path})",
+                hint="a host has one; end that one first",
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

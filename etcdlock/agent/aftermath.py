@@ -140,8 +140,10 @@ class Aftermath:
             await self._context.clock.sleep(AGAIN_SECONDS)
 
     async def _until_released(self, resident: Resident, /) -> None:
-        """Wait for the guest's end, then give back what it held."""
-        await resident.guest.gone()
+        """Wait for the guest's end, then give back what it held. One that has left holds nothing."""
+        await _either(resident.guest.gone(), resident.left.wait())
+        if resident.left.is_set():
+            return
         resident.gone = True
         self._endings.remember(resident)
         note("guest_gone", domain=resident.owner.domain, pid=resident.guest.pid)
@@ -165,3 +167,13 @@ class Aftermath:
 
     def _now(self) -> float:
         return self._context.clock.now()
+
+
+async def _either(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

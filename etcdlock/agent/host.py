@@ -315,6 +315,11 @@ class HostAgent:
         (name,) = (one.name for one in self._namer.identified((resource.path,)))
         return named(replace(resource, lockspace=name.lockspace, name=name.name), among=held)
 
+    def move_out(self, resident: Resident, /) -> None:
+        """It holds nothing, and is no guest of this host any more, though its process lives."""
+        self._residents.remove(resident)
+        resident.left.set()
+
     def departed(self, owner: Owner, /) -> None:
         """The guest's own connection has ended. Whether it is gone, only its process tells, and that is watched."""
         known = self._residents.find(owner.domain.uuid) is not None

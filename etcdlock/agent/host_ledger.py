@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from etcdlock.agent.judging import check_up_to_date, is_back, same, superseded
 from etcdlock.agent.ledger import MOST_ATTEMPTS, Holding, Ledger
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import proofs_against
+from etcdlock.agent.strays import Stray
 from etcdlock.agent.waiting import until_changed
 from etcdlock.errors import EtcdlockError, NotLocked, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.journal import note
@@ -42,17 +43,6 @@ from etcdlock.transitions import Transition, Wanted
 
 Build = Callable[[Session, StoredDomain], Transition]
 
-LOOK_FOR_STRAYS_EVERY_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """A domain that another had when our guest ended, and the revision of that, 0 where it was not seen."""
-
-    lost: Holding
-    claimed: int = 0
-
-
 class HostLedger(Ledger):
     """All locks under the sessions of a host's agent."""
 
@@ -62,7 +52,6 @@ class HostLedger(Ledger):
         self._resting: set[UUID] = set()
         self._unasked: set[UUID] = set()
         self._strays: dict[UUID, Stray] = {}
-        self._look_for_strays_at = 0.0
 
     @property
     def holds_nothing(self) -> bool:
@@ -365,13 +354,10 @@ class HostLedger(Ledger):
             self._strays[uuid] = Stray(holding, answer.stored.mod_revision)
 
     async def proven(self) -> None:
-        """Also give back what has been handed back to a guest that had ended by then. There is no hurry."""
+        """Also give back what has been handed back to a guest that had ended by then."""
         await super().proven()
         now = self._context.clock.now()
-        if now < self._look_for_strays_at:
-            return
-        self._look_for_strays_at = now + LOOK_FOR_STRAYS_EVERY_SECONDS
-        for uuid, stray in list(self._strays.items()):
+        for uuid, stray in [(uuid, stray) for uuid, stray in self._strays.items() if now >= stray.due]:
             try:
                 await self._look_for(uuid, stray)
             except EtcdlockError as error:
@@ -382,8 +368,8 @@ class HostLedger(Ledger):
             found, _ = await self._look(uuid)
             if found is not None and uuid not in self._held:
                 if not is_back(found, was=stray.lost.stored) and stray.claimed in (0, found.mod_revision):
-                    self._strays[uuid] = replace(stray, claimed=found.mod_revision)
-                    return  # whoever has it may not know yet
+                    self._strays[uuid] = stray.later(self._context.clock.now(), claimed=found.mod_revision)
+                    return
                 if is_back(found, was=stray.lost.stored) and not await self._given_back(found):
                     return
             del self._strays[uuid]

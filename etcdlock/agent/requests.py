@@ -30,7 +30,7 @@ from etcdlock.agent.context import Context
 from etcdlock.agent.host import PAUSE_SECONDS, HostAgent
 from etcdlock.agent.judging import named, same
 from etcdlock.agent.residents import Asked, Resident, find_again
-from etcdlock.errors import EtcdlockError, NotClaimed, NotLocked, OutcomeUnknown, Refused, Superseded
+from etcdlock.errors import EtcdlockError, NotClaimed, NotLocked, NotTheOwner, OutcomeUnknown, Refused, Superseded
 from etcdlock.journal import note
 from etcdlock.model import LockState, Mode, Owner, Resource, StoredDomain
 from etcdlock.ports import Get, KeyRange, Processes, Txn
@@ -116,6 +116,27 @@ class Requests:
     def _has_ended(self, resident: Resident, /) -> bool:
         guest = resident.guest
         return resident.gone or find_again(self._processes, guest.pid, guest.pid_start) is None
+
+    async def find(self, uuid: UUID, /) -> StoredDomain | None:
+        """The domain's record, whosever it is; None if nobody holds it."""
+        holding = self._ledger.holding(uuid)
+        return holding.stored if holding is not None else await self._look(uuid)
+
+    async def give_back(self, owner: Owner, /) -> None:
+        """What a process that is no guest has reserved, and does not use any more. Raises `NotTheOwner`, and whatever
+        says that it may still be locked.
+        """
+        resident = self._agent.find(owner.domain.uuid)
+        if resident is None:
+            return
+        if resident.owner.pid != owner.pid:
+            raise NotTheOwner(f"{resident.owner} has reserved that, not process {owner.pid}")
+        await self._agent.ask(resident.owner, self._give_up)
+
+    async def _give_up(self, asked: Asked, /) -> None:
+        resident = asked.resident
+        await self._ledger.bury(resident.uuid, resident.guest, until=asked.until)
+        self._agent.move_out(resident)
 
     # --- guests that stop, go on, and change -----------------------------------------------------------------------
 

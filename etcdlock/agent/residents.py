@@ -22,7 +22,8 @@ class Resident:
 
     `rests` and `closed` say what its doors last said of its vCPUs and of its disks, `paths` what they have called them
     (`known_paths`); `arrives`, that it has the locks of
-    a guest that migrates in and has not been let run; `gone`, that its process has ended.
+    a guest that migrates in and has not been let run; `gone`, that its process has ended; `left`,
+    that it has given all back and is no guest any more.
     """
 
     owner: Owner
@@ -32,6 +33,7 @@ class Resident:
     closed: set[Resource] = field(default_factory=set)
     paths: dict[str, Resource] = field(default_factory=dict)
     gone: bool = False
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -22,6 +22,7 @@ from etcdlock.api.behind import Cluster, Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.domains import DomainRoutes
 from etcdlock.api.models import Failure
+from etcdlock.api.reservations import ReservationRoutes
 from etcdlock.api.views import ViewRoutes
 from etcdlock.errors import EtcdlockError, InvalidInput
 
@@ -54,6 +55,10 @@ def create_app(
         ).router()
     )
     app.include_router(ViewRoutes(cluster, desk=desk, namer=namer).router())
+    reservations = ReservationRoutes(
+        domains, desk=desk, namer=namer, readonly_disks=readonly_disks, host=cluster.host
+    )
+    app.include_router(reservations.router())
     for router in extra_routers:
         app.include_router(router)
     app.add_exception_handler(EtcdlockError, _failed)

@@ -35,6 +35,14 @@ class Domains(Protocol):
         """The guest is gone: all of it is given back."""
         ...
 
+    async def find(self, uuid: UUID, /) -> StoredDomain | None:
+        """The domain as it stands."""
+        ...
+
+    async def give_back(self, owner: Owner, /) -> None:
+        """A process that is no guest does not use any more what it has reserved."""
+        ...
+
     async def park(self, uuid: UUID, /) -> StoredDomain:
         """Its vCPUs have stopped."""
         ...

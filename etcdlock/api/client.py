@@ -14,6 +14,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -66,6 +67,23 @@ class AgentClient:
     def remove(self, uuid: UUID, resource: Resource, /) -> Document:
         """One resource less, after the guest has closed it."""
         return self._change(uuid, "resources/remove", _resource(resource))
+
+    def find(self, uuid: UUID, /) -> Document:
+        """The domain's lock as it stands, whosever it is; `host` is None if nobody's."""
+        return self._call("GET", f"/v1/domains/{uuid}")
+
+    def reserve(self, owner: Owner, resources: Iterable[Resource], /) -> HeldConnection:
+        """Hold these for a process that is no guest, until what comes back is closed."""
+        connection = self._connected()
+        try:
+            document = connection.begin(f"/v1/reservations/{owner.domain.uuid}", _wanted(owner, resources))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise OutcomeUnknown(f"the agent's answer was lost: {error!r}", hint="the connection has ended") from error
+        except BaseException:
+            connection.close()
+            raise
+        return HeldConnection(document, connection)
 
     # --- migrations ------------------------------------------------------------------------------------------------
 
@@ -213,6 +231,27 @@ class _Connection(http.client.HTTPConnection):
         else:
             response = self.getresponse()
         return response.status, _document(response.read())
+
+    def begin(self, target: str, body: Document, /) -> Document:
+        """The first line of an answer that has no end. Raises what the agent says."""
+        self.request("POST", target, json.dumps(body).encode(), {"content-type": "application/json"})
+        response = self.getresponse()
+        if response.status != _OK:
+            raise error_in(_document(response.read()))
+        self._response = response  # which would close the connection with itself
+        return _document(response.readline())
+
+
+@dataclass(frozen=True, slots=True)
+class HeldConnection:
+    """A reservation, held for as long as the connection is open; `document` is its lock."""
+
+    document: Document
+    _connection: _Connection
+
+    def close(self) -> None:
+        """Give it back."""
+        self._connection.close()
 
 
 def _told(connection: _Connection, response: http.client.HTTPResponse, /, *, skips_first: bool) -> Iterator[Document]:

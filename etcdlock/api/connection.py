@@ -40,7 +40,7 @@ class Connection(H11Protocol):
         peer = peer_of(transport.get_extra_info("socket"))
         rights = self._rules.rights_of(peer)
         self._among[self] = rights
-        self.app_state = {**self.app_state, "rights": rights, "bounds": self._bounds}
+        self.app_state = {**self.app_state, "rights": rights, "bounds": self._bounds, "pid": peer.pid}
         refusal = self._refusal(peer, rights)
         if refusal is not None:
             self._refuse(*refusal)

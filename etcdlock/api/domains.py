@@ -51,7 +51,12 @@ class DomainRoutes:
         for path, endpoint in routes.items():
             tag = "migration" if path.startswith("/migration") else "domains"
             router.add_api_route(path, endpoint, methods=["POST"], tags=[tag])
+        router.add_api_route("", self.find, methods=["GET"], tags=["domains"])
         return router
+
+    async def find(self, uuid: DomainUuid) -> Lock:
+        """The lock as it stands, whosever it is."""
+        return await self._do(uuid, self._domains.find(uuid))
 
     async def acquire(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
         """Lock the domain and all its resources, or nothing, for a guest that does not run yet. After a yes it may."""

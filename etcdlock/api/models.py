@@ -86,6 +86,22 @@ class IncomingLocks(WantedLocks):
     )
 
 
+class ReservedLocks(Sent):
+    """What a process that is no guest needs. `pid` is its own, if it is not the caller's."""
+
+    name: Annotated[str, Field(max_length=255)] = Field(default="", description="what it is for, for people")
+    pid: int = Field(default=0, ge=0, le=2**31 - 1, description="of a process on this host; 0: of the caller")
+    resources: tuple[WantedResource, ...] = Field(min_length=1, max_length=MOST_RESOURCES)
+
+    def owner(self, uuid: UUID, /, *, caller: int) -> Owner:
+        """The process."""
+        return Owner(DomainId(uuid, self.name), self.pid or caller)
+
+    def named(self, identify: Identify, /) -> tuple[Resource, ...]:
+        """Each once. Raises `InvalidInput`."""
+        return distinct(resource.named(identify) for resource in self.resources)
+
+
 class Stopped(Sent):
     """Said aloud, since another host may run the guest for it: its vCPUs do not run any more."""
 

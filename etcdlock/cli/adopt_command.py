@@ -20,8 +20,8 @@ import typer
 
 from etcdlock.cli.common import Common
 from etcdlock.cli.exits import Exit, exit_for
-from etcdlock.cli.via import AGENT_BEHIND_SECONDS
 from etcdlock.errors import EtcdlockError, HeldElsewhere, InvalidInput
+from etcdlock.meeting import AGENT_BEHIND_SECONDS
 
 if TYPE_CHECKING:
     from etcdlock.api.client import AgentClient

@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +22,11 @@ from etcdlock.cli.ending import Ending, OnGuests
 from etcdlock.cli.exits import Exit
 
 if TYPE_CHECKING:
-    from etcdlock.adapters.guard_record import GuardRecord
     from etcdlock.adapters.systemd import Systemd
     from etcdlock.agent.host import HostAgent
-    from etcdlock.agent.kept_guard import KeptGuard
     from etcdlock.cli.doors import Doors
     from etcdlock.config import Settings
+    from etcdlock.hosting import Host
 
 USAGE = "[OPTIONS]"
 
@@ -70,103 +68,62 @@ def _apart(settings: Settings, /, *, uid: int) -> Settings:
 
 
 async def _serve(settings: Settings, /, *, on_guests: OnGuests) -> None:
-    from etcdlock.adapters.committer import Committer
-    from etcdlock.adapters.guard_record import GuardRecord
-    from etcdlock.adapters.host_processes import HostProcesses
-    from etcdlock.agent.host import HostAgent
     from etcdlock.cli.arrivals import Arrivals
     from etcdlock.cli.doors import Doors
     from etcdlock.cli.host_facts import places
     from etcdlock.cli.own_actions import OwnActions
     from etcdlock.cli.switches import fencer
-    from etcdlock.guarding import start_agents_guard
+    from etcdlock.hosting import open_host
     from etcdlock.libvirt.sockets import allow_descriptors
     from etcdlock.model import SessionKind
-    from etcdlock.wiring import check_versions, make_context, namer, open_store, record_places
+    from etcdlock.wiring import record_places
 
     allow_descriptors(DESCRIPTORS)
-    async with open_store(settings) as store:
-        await check_versions(settings, store)
-        context, guards = make_context(settings, store, kind=SessionKind.AGENT), GuardRecord(settings.run_folder)
-        guard, timing = await start_agents_guard(settings, guards, new_ring=record_places(settings).new_ring)
-        statuses = places(uid=os.geteuid(), environment=os.environ).statuses
-        choices = OwnActions(statuses, has_command=bool(settings.on_session_lost_command))
-        context = replace(context.on(timing), own_action=choices.of)
-        processes = HostProcesses(arrives=Arrivals(statuses).arrives)
-        names = namer(settings)
-        agent = HostAgent(
-            context,
-            processes=processes,
-            acquire_seconds=settings.acquire_seconds,
-            join_seconds=settings.answer_seconds,
-            guard=guard,
-            ledger_store=Committer(store, max_txn_ops=settings.max_txn_ops),
-            keeper=fencer(settings, context),
-            namer=names,
-        )
-        door = Doors(settings, agent, context, processes=processes, store=store, namer=names)
-        overdue_seconds = context.timing.unattended_seconds
-        heed = partial(Ending, agent, context.clock, on_guests=on_guests)
-        await _until_told(agent, door, guard, guards, heed, overdue_seconds=overdue_seconds)
+    statuses = places(uid=os.geteuid(), environment=os.environ).statuses
+    opening = open_host(
+        settings,
+        kind=SessionKind.AGENT,
+        folder=settings.run_folder,
+        arrives=Arrivals(statuses).arrives,
+        own_action=OwnActions(statuses, has_command=bool(settings.on_session_lost_command)).of,
+        keeper_of=partial(fencer, settings),
+        new_ring=record_places(settings).new_ring,
+    )
+    async with opening as host:
+        door = Doors(settings, host.agent, host.context, processes=host.processes, store=host.store, namer=host.namer)
+        await _until_told(host, door, partial(Ending, host.agent, host.context.clock, on_guests=on_guests))
 
 
-async def _until_told(
-    agent: HostAgent,
-    door: Doors,
-    guard: KeptGuard,
-    guards: GuardRecord,
-    heed: Callable[..., Ending],
-    /,
-    *,
-    overdue_seconds: float,
-) -> None:
+async def _until_told(host: Host, door: Doors, heed: Callable[..., Ending], /) -> None:
     """Open the door once every guest of an earlier agent is known, and close it before anything else ends."""
     import asyncio
 
     from etcdlock.adapters.systemd import Systemd
 
-    told = asyncio.Event()
+    told, systemd = asyncio.Event(), Systemd()
     ending = heed(end=told.set)
     for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, ending.tell)
     asyncio.get_running_loop().add_signal_handler(RELOAD, _nothing)
-    running, systemd = asyncio.ensure_future(agent.run()), Systemd()
-    serving = _serve_door(agent, door, guards, systemd=systemd)
-    informing = _inform(systemd, agent, overdue_seconds=overdue_seconds)
-    others: list[asyncio.Future[Any]] = [
-        asyncio.ensure_future(part) for part in (guard.keep(), serving, informing, told.wait())
-    ]
-    try:
-        await asyncio.wait((running, *others), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        failed = [part for part in others if part.done()]
+
+    async def close() -> None:
         systemd.stopping()
         await door.close()
-        await agent.stop()
-        for part in others:
-            part.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await guard.close()
-    await running
-    for part in failed:
-        part.result()
+
+    informing = _inform(systemd, host.agent, overdue_seconds=host.context.timing.unattended_seconds)
+    await host.keep(_serve_door(host, door, systemd=systemd), informing, told=told, before_end=close)
 
 
-async def _serve_door(
-    agent: HostAgent, door: Doors, guards: GuardRecord, /, *, systemd: Systemd
-) -> None:
+async def _serve_door(host: Host, door: Doors, /, *, systemd: Systemd) -> None:
     import asyncio
 
     from etcdlock.journal import note
 
-    await agent.ready.wait()
+    await host.agent.ready.wait()
     await door.open()
-    note("agent_ready", guests=len(agent.residents))
-    systemd.ready(_status(agent))
-    await agent.all_inherited.wait()
-    ours = frozenset((resident.guest.pid, resident.guest.pid_start) for resident in agent.residents)
-    await guards.end_earlier(ours=ours)
-    await agent.ledger.custody.earlier_guards_ended()
+    note("agent_ready", guests=len(host.agent.residents))
+    systemd.ready(_status(host.agent))
+    await host.succeed()
     await asyncio.Event().wait()  # what ends here has failed
 
 

@@ -19,8 +19,8 @@ import typer
 
 from etcdlock.cli.common import Common
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.via import AGENT_BEHIND_SECONDS
 from etcdlock.errors import InvalidInput
+from etcdlock.meeting import AGENT_BEHIND_SECONDS
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings

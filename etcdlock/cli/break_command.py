@@ -19,7 +19,8 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.via import Purpose, ViaOption, agent_for
+from etcdlock.cli.via import ViaOption, agent_for
+from etcdlock.meeting import Purpose
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings

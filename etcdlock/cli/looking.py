@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from etcdlock.cli.common import run_async
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.via import Purpose, agent_for
+from etcdlock.cli.via import agent_for
+from etcdlock.meeting import Purpose
 from etcdlock.wiring import open_store
 
 if TYPE_CHECKING:

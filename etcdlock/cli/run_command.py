@@ -25,10 +25,11 @@ import typer
 
 from etcdlock.cli.common import Common, run_async
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.via import LOOK_SECONDS, Purpose, ViaOption, agent_for
+from etcdlock.cli.via import ViaOption, agent_for
 from etcdlock.cli.wanted import chosen_action, read_wanted, seconds
 from etcdlock.errors import InvalidInput
 from etcdlock.escalation import Action
+from etcdlock.meeting import LOOK_SECONDS, Purpose
 
 if TYPE_CHECKING:
     from etcdlock.agent.solo import Ending, Solo, Task

@@ -10,25 +10,19 @@ what another holds: locks exclude each other whoever takes them.
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from etcdlock.cli.manpage import COMMON_PANEL
-from etcdlock.errors import EtcdlockError, NoAgent, NotPermitted, Refused, Unreachable
+from etcdlock.errors import EtcdlockError, NoAgent, Refused
+from etcdlock.meeting import Purpose, admitted
 
 if TYPE_CHECKING:
     from etcdlock.api.client import AgentClient
     from etcdlock.config import Settings
-    from etcdlock.documents import Document
-
-LOOK_SECONDS = 5.0
-"""How long an agent may take to say who it is."""
-AGENT_BEHIND_SECONDS = 5.0
-"""How much longer we wait than the agent, whose own words say more than that time is up."""
 
 
 class Via(StrEnum):
@@ -37,14 +31,6 @@ class Via(StrEnum):
     AUTO = "auto"
     AGENT = "agent"
     OWN = "own"
-
-
-class Purpose(StrEnum):
-    """What the agent is wanted for."""
-
-    LOOK = "look"
-    BREAK = "break"
-    RUN = "run"
 
 
 ViaOption = Annotated[
@@ -69,7 +55,7 @@ def agent_for(settings: Settings, purpose: Purpose, /) -> AgentClient | None:
     refusals: list[EtcdlockError] = []
     for path in settings.api_paths if purpose is Purpose.LOOK else (settings.api_path,):
         try:
-            return _admitted(settings, path, purpose)
+            return admitted(settings, path, purpose)
         except (NoAgent, Refused) as refusal:
             refusals.append(refusal)
     telling = next((refusal for refusal in refusals if not isinstance(refusal, NoAgent)), refusals[0])
@@ -78,48 +64,3 @@ def agent_for(settings: Settings, purpose: Purpose, /) -> AgentClient | None:
     if purpose is Purpose.RUN and not isinstance(telling, NoAgent):
         print(f"etcdlock: not under the agent's session but one of its own: {telling}", file=sys.stderr)
     return None
-
-
-def _admitted(settings: Settings, path: str, purpose: Purpose, /) -> AgentClient:
-    """Raises `NoAgent`, or `Refused` with the reason why this agent is not the one."""
-    from etcdlock.api.client import AgentClient
-
-    try:
-        about = AgentClient(path, timeout_seconds=LOOK_SECONDS).agent(with_guests=False)
-    except NoAgent:
-        raise
-    except Unreachable as error:
-        hint = "start it anew ('systemctl restart etcdlock-agent'), or go without it: --via own"
-        raise Unreachable(f"{error}; it was asked at {path}", hint=hint) from error
-    if purpose is not Purpose.LOOK and about.get("rights") != "everything":
-        raise NotPermitted(f"the agent at {path} lets this user only look")
-    differing = _differing(settings, about, purpose)
-    if differing:
-        raise Refused(f"the agent at {path} has another {differing}")
-    return AgentClient(path, timeout_seconds=settings.acquire_seconds + AGENT_BEHIND_SECONDS)
-
-
-def _differing(settings: Settings, about: Document, purpose: Purpose, /) -> str:
-    """The first thing that the agent means otherwise, with both; empty if it is the same in all that matters."""
-    for name, mine in _meant(settings, purpose).items():
-        if about.get(name) != mine:
-            return f"{name.replace('_', ' ')}: {about.get(name)}, not {mine}"
-    endpoints = about.get("endpoints") or []
-    if not set(endpoints) & set(settings.endpoints):
-        return f"etcd: {', '.join(endpoints)}, not {', '.join(settings.endpoints)}"
-    return ""
-
-
-def _meant(settings: Settings, purpose: Purpose, /) -> dict[str, Any]:
-    from etcdlock.adapters.machine import pid_namespace
-    from etcdlock.wiring import agent_host_id
-
-    cluster = {"cluster": settings.cluster, "prefix": settings.prefix}
-    if purpose is not Purpose.RUN:
-        return cluster
-    return {
-        **cluster,
-        "host": agent_host_id(settings, uid=os.geteuid()),
-        "contract": settings.contract.as_mapping(),
-        "pid_namespace": pid_namespace(),
-    }

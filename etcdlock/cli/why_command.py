@@ -17,8 +17,9 @@ import typer
 
 from etcdlock.cli.common import Common
 from etcdlock.cli.exits import Exit
-from etcdlock.cli.via import Purpose, ViaOption, agent_for
+from etcdlock.cli.via import ViaOption, agent_for
 from etcdlock.errors import Unreachable
+from etcdlock.meeting import Purpose
 
 if TYPE_CHECKING:
     from etcdlock.config import Settings

@@ -1,0 +1,86 @@
+"""`/v1/reservations/…`: disks held for a process that is no guest, for as long as the connection lasts.
+
+Guaranteed: when the connection ends, however it ends, or the process does, what was reserved is given back. If the
+agent ends first, it is kept until the process ends: nobody could have said that it does not write any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from etcdlock.agent.namer import Namer
+from etcdlock.api.behind import Domains
+from etcdlock.api.desk import Desk
+from etcdlock.api.models import DomainUuid, Lock, ReservedLocks
+from etcdlock.identity import with_readonly_rule
+from etcdlock.model import Owner
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+KEEP_ALIVE_SECONDS = 15.0
+
+
+class ReservationRoutes:
+    """One call."""
+
+    def __init__(
+        self, domains: Domains, /, *, desk: Desk, namer: Namer, readonly_disks: str, host: str
+    ) -> None:
+        self._domains = domains
+        self._desk = desk
+        self._namer = namer
+        self._readonly_disks = readonly_disks
+        self._host = host
+
+    def router(self) -> APIRouter:
+        """`POST /v1/reservations/{uuid}`."""
+        router = APIRouter()
+        router.add_api_route(
+            "/v1/reservations/{uuid}",
+            self.reserve,
+            methods=["POST"],
+            tags=["reservations"],
+            response_model=Lock,
+            summary="Hold disks for a process that is no guest, for as long as this connection lasts",
+        )
+        return router
+
+    async def reserve(self, uuid: DomainUuid, wanted: ReservedLocks, request: Request) -> StreamingResponse:
+        """The first line of the answer is the lock; then come empty lines, every few seconds, and no end."""
+        owner = wanted.owner(uuid, caller=request.state.pid)
+        names = await self._namer.names([path for one in wanted.resources for path in one.paths])
+        resources = with_readonly_rule(wanted.named(names.__getitem__), rule=self._readonly_disks)
+        stored = await self._desk.see_to(self._domains.acquire(owner, resources))
+        lock = Lock.of(uuid, stored, host=self._host)
+        return _Held(self._given_back, owner, lock.model_dump_json())
+
+    async def _given_back(self, owner: Owner, /) -> None:
+        await self._desk.see_to(self._domains.give_back(owner))
+
+
+class _Held(StreamingResponse):
+    """Whatever becomes of the answer, also if it never began, what it stands for is given back after it."""
+
+    def __init__(self, give_back: Any, owner: Owner, first: str, /) -> None:
+        super().__init__(_lines(first), media_type="application/json", headers={"Cache-Control": "no-store"})
+        self._give_back = give_back
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._give_back(self._owner)))
+
+
+async def _lines(first: str, /) -> AsyncIterator[str]:
+    yield f"{first}\n"
+    while True:
+        await asyncio.sleep(KEEP_ALIVE_SECONDS)
+        yield "\n"

@@ -1,0 +1,78 @@
+"""Disks held for a process that is no guest: a backup, a repair, a look into an image. libvirt's Reserve and UnReserve.
+
+Held from `acquire` until `release`, the end of the process it is for, or the end of the connection over which it was
+asked, whichever comes first. While it lasts, no guest that needs one of the disks starts, on any host.
+
+The process is stopped like a guest, with all that it has started, when its session can no longer be proven: so it is
+best one of its own, that does nothing else. `etcdlock reserve` starts one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from etcdlock.driver.loading import Loaded
+from etcdlock.driver.plugin import Capability, Lock
+from etcdlock.driver.wanted import Registrar, ResourceKind
+from etcdlock.errors import InvalidInput, Refused
+from etcdlock.identity import Named
+from etcdlock.model import DomainId, Mode, Owner
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+class Reservation:
+    """For the process `pid`; `name` is what others read who are refused. A context manager that gives all back."""
+
+    def __init__(self, driver: Loaded, name: str, /, *, pid: int) -> None:
+        asked = driver.ask(Capability.RESERVE)
+        self._loaded = driver
+        self._owner = Owner(DomainId(uuid4(), name), pid)
+        self._registrar = Registrar(asked.host, asked.identify, asked.locks_readonly_disks)
+        self._wanted: list[Named] = []
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def add_disk(self, path: str, /, *, mode: Mode = Mode.EXCLUSIVE) -> None:
+        """A disk by its absolute path."""
+        self._add(Named(f"disk {path}", self._registrar.resource(ResourceKind.DISK, path, mode=mode)))
+
+    def add_domain(self, xml: bytes | str, /, *, source: str = "domain XML", readonly: bool = False) -> None:
+        """All disks and leases of a domain; with `readonly` all shared, so that several may read and nobody writes."""
+        from etcdlock.domainxml import named_of, parse_domain
+
+        for named in named_of(parse_domain(xml, source=source), identify=self._registrar.identify):
+            mode = Mode.SHARED if readonly and named.resource.mode is Mode.EXCLUSIVE else named.resource.mode
+            self._add(Named(named.called, replace(named.resource, mode=mode)))
+
+    def _add(self, named: Named, /) -> None:
+        if self._lock is not None:
+            raise Refused("the reservation is held already", hint="make another one for more")
+        wanted = [*self._wanted, named]
+        self._registrar.all_of(wanted)
+        self._wanted = wanted
+
+    def acquire(self) -> Lock:
+        """All of it, or nothing. Raises `HeldElsewhere`."""
+        resources = self._registrar.all_of(self._wanted)
+        if all(item.mode is Mode.READ_ONLY for item in resources):
+            raise InvalidInput("there is nothing to reserve", hint="add a disk, or a domain that has one")
+        self._lock = self._loaded.ask(Capability.RESERVE).reserve(self._owner, resources)
+        return self._lock
+
+    def release(self) -> None:
+        """The process does not use them any more."""
+        if self._lock is not None:
+            self._loaded.ask(Capability.RESERVE).unreserve(self._owner)
+            self._lock = None

@@ -1,0 +1,169 @@
+"""What every driver keeps to, whatever it declares; and what it does not declare, it refuses by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from etcdlock.driver import Capability, LockManager, LockState, Mode, Reservation
+from etcdlock.errors import EtcdlockError, InvalidInput, NotLocked, Refused
+from tests.driver.declared import PROVED, all_drivers, kind_of
+from tests.driver.places import DRIVERS, Hand, comes_true
+
+
+@all_drivers
+def test_a_guest_runs_with_its_own_pid_once_it_has_its_locks(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    guest = hand.start(manager)
+    lock = manager.inquire()
+    assert lock is not None
+    assert (lock.uuid, lock.held, lock.state, lock.pid) == (hand.domain.uuid, True, LockState.HELD, guest.pid)
+    assert [resource.path for resource in lock.resources] == [hand.disk]
+    assert guest.poll() is None
+    comes_true(lambda: Path(f"/proc/{guest.pid}/comm").read_text().strip() == "sleep")
+
+
+@all_drivers
+def test_nothing_of_a_guest_runs_before_it_is_let_through(hand: Hand, tmp_path: Path) -> None:
+    sign = tmp_path / "ran"
+    manager = hand.manager(hand.disk)
+    guest = subprocess.Popen([*manager.supervisor_command(), "touch", str(sign)])
+    assert manager.guest_pid() == guest.pid
+    assert not sign.exists()
+    manager.free()  # as the end of this program does
+    assert guest.wait() == 125
+    assert not sign.exists()
+    with pytest.raises(NotLocked):
+        LockManager(hand.place.on("a"), hand.domain).guest_pid()
+
+
+@all_drivers
+def test_locks_are_given_back_with_the_guests_end_and_not_before(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    guest = hand.start(manager)
+    with pytest.raises(Refused):
+        manager.release()
+    hand.end(manager, guest)
+    assert manager.inquire() is None
+    again = hand.other(hand.disk)
+    hand.end(again, hand.start(again))
+
+
+@all_drivers
+def test_a_guest_that_cannot_be_executed_leaves_nothing(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    guest = hand.start(manager, command=("/no/such/program",))
+    assert guest.wait() == 127
+    manager.release()
+    assert manager.inquire() is None
+
+
+@all_drivers
+def test_asking_again_is_a_success(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    guest = hand.start(manager)
+    first = manager.inquire()
+    assert first is not None
+    assert manager.acquire() == first
+    assert guest.poll() is None
+
+
+@all_drivers
+def test_many_threads_may_ask_at_once(hand: Hand) -> None:
+    """Eight guests of their own, and one that all of them ask about."""
+    shared = hand.manager(hand.disk)
+    hand.start(shared)
+
+    def one(number: int) -> int:
+        manager = hand.other(f"{hand.disk}-{number}", host="a")
+        guest = manager.start(("sleep", "300"))
+        assert shared.acquire().uuid == hand.domain.uuid
+        hand.end(manager, guest)
+        return guest.pid
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(one, range(8)))) == 8
+
+
+@all_drivers
+def test_one_disk_twice_is_refused_and_nothing_is_registered(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    with pytest.raises(InvalidInput):
+        manager.register(f"/san//{hand.disk.rpartition('/')[2]}")
+    with pytest.raises(InvalidInput):
+        manager.register("not/absolute")
+    hand.start(manager)
+    with pytest.raises(Refused):
+        manager.register("/san/too-late")
+
+
+@all_drivers
+def test_a_driver_is_opened_once_however_often_it_is_loaded(hand: Hand) -> None:
+    here = hand.place.on("a")
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(lambda _: hand.place.load("a"), range(8)))
+    assert {id(each.ask()) for each in loaded} == {id(here.ask())}
+    for each in loaded:
+        each.close()
+        each.close()
+    with pytest.raises(Refused, match="closed"):
+        loaded[0].ask()
+    assert LockManager(here, hand.domain).inquire() is None
+
+
+@all_drivers
+def test_a_forked_child_is_refused_and_its_parent_goes_on(hand: Hand) -> None:
+    here = hand.place.on("a")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            try:
+                LockManager(here, hand.domain)
+            except EtcdlockError as error:
+                os.write(writing, f"{type(error).__name__}: {error}".encode())
+            here.close()
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as said:
+        assert b"DriverClosed" in said.read()
+    hand.start(hand.manager(hand.disk))
+
+
+REFUSED: dict[Capability, Callable[[Hand], object]] = {
+    Capability.EXCLUSION: lambda hand: hand.place.load("a", require={Capability.EXCLUSION}),
+    Capability.CLUSTER: lambda hand: hand.place.load("a", require={Capability.CLUSTER}),
+    Capability.STOPPING: lambda hand: hand.place.load("a", require={Capability.STOPPING}),
+    Capability.TOKEN: lambda hand: hand.place.load("a", require={Capability.TOKEN}),
+    Capability.RESOURCES: lambda hand: hand.manager(hand.disk),
+    Capability.SHARED: lambda hand: hand.manager().register(hand.disk, mode=Mode.SHARED),
+    Capability.HOTPLUG: lambda hand: hand.manager().acquire_resource(hand.disk),
+    Capability.SUSPEND: lambda hand: hand.manager().suspend(),
+    Capability.MIGRATION: lambda hand: hand.manager().prepare_migrate("b"),
+    Capability.BY_PID: lambda hand: hand.manager().acquire(pid=hand.process().pid),
+    Capability.ADOPT: lambda hand: hand.manager().adopt(pid=hand.process().pid),
+    Capability.ATTACH: lambda hand: LockManager.attach(hand.place.on("a"), hand.domain),
+    Capability.RESERVE: lambda hand: Reservation(hand.place.on("a"), "backup", pid=os.getpid()),
+}
+UNDECLARED = [(driver, item) for driver in DRIVERS for item in Capability if item not in kind_of(driver).capabilities]
+
+
+@pytest.mark.parametrize(("driver", "capability"), UNDECLARED)
+def test_what_is_not_declared_is_refused_by_name(hand: Hand, capability: Capability) -> None:
+    with pytest.raises(Refused, match=capability.value) as refused:
+        REFUSED[capability](hand)
+    assert hand.place.driver in str(refused.value)
+
+
+def test_every_capability_is_proved_by_a_test() -> None:
+    from tests.driver import test_contract, test_contract_hosts, test_stopping  # noqa: F401 - which register their own
+
+    assert set(PROVED) == set(Capability)
+    assert set(REFUSED) == set(Capability)
