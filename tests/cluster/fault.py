@@ -22,8 +22,6 @@ from tests.cluster.quorum import MEMBERS
 
 ELECTION_SECONDS: Final = 4.0
 """For etcd to have another leader: two elections of 1 to 2 s."""
-RESTART_SECONDS: Final = 4.0
-"""For an agent to be started again, and to have its guests, on a busy machine."""
 
 
 class Outage(Enum):
@@ -31,7 +29,6 @@ class Outage(Enum):
 
     WHOLE = auto()      # for as long as it lasts
     ELECTION = auto()   # until etcd has another leader
-    RESTART = auto()    # until the agent is there again
     NONE = auto()
     UNBOUNDED = auto()  # nobody can say: nothing is promised
 
@@ -103,7 +100,6 @@ class Fault:
         outage_seconds = {
             Outage.WHOLE: lasted_seconds,
             Outage.ELECTION: ELECTION_SECONDS,
-            Outage.RESTART: RESTART_SECONDS,
             Outage.NONE: 0.0,
             Outage.UNBOUNDED: float("inf"),
         }[self.outage]

@@ -15,8 +15,6 @@ from tests.cluster.guests import Guest
 from tests.cluster.witness import Change
 
 _UNKNOWN: Final = "…"
-_SEEN_LATE_SECONDS: Final = 0.3
-"""A guest's end and a change in etcd are seen by two threads, of which either may come late. Disks know no lateness."""
 
 
 @dataclass(slots=True)
@@ -53,7 +51,7 @@ class Figures:
             self.wrong.extend(f"{keeper.disk.domain.name}: {fault}" for fault in report.faults)
         guests = [guest for keeper in scene.keepers for guest in keeper.guests]
         self.acquisitions += len(scene.witness.changes)
-        self._count_lost_locks(scene, guests)
+        self._count_lost_locks(scene)
         self._count_stops(scene, guests, blows)
         self._measure(scene, guests, blows)
 
@@ -78,16 +76,17 @@ class Figures:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
-    def _count_lost_locks(self, scene: Scene, guests: Sequence[Guest]) -> None:
-        """A lock that was given back, or taken with a proof, while the process that it named lived."""
-        gone = [(at, before.record) for at, before in scene.witness.freed]
-        gone += [(change.at, change.before.record) for change in scene.witness.takeovers() if change.before]
-        for at, record in gone:
-            guest = _named_by(record, guests)
-            if guest is not None and (guest.ended_at is None or guest.ended_at > at + _SEEN_LATE_SECONDS):
+    def _count_lost_locks(self, scene: Scene) -> None:
+        """A lock that was given back, or taken with a proof, and whose guest has written after that was seen."""
+        gone = [*scene.witness.freed]
+        gone += [(change.at, change.before) for change in scene.witness.takeovers() if change.before]
+        disks = {keeper.disk.domain.uuid: keeper.disk for keeper in scene.keepers}
+        for at, before in gone:
+            record = before.record
+            later = disks[record.domain.uuid].last_written_at(CLOCKS, token=before.token) - at
+            if later > 0:
                 self.lost_locks += 1
-                longer = "still lived" if guest.ended_at is None else f"lived {guest.ended_at - at:.3f} s longer"
-                self.wrong.append(f"{record.domain}: lost its lock on {record.owner}, and its guest {longer}")
+                self.wrong.append(f"{record.domain}: wrote {later:.3f} s after its lock on {record.owner} was gone")
 
     def _count_stops(self, scene: Scene, guests: Sequence[Guest], blows: Sequence[Blow]) -> None:
         grace = scene.timing.budget_seconds

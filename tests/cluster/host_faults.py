@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,8 @@ def signalled(*numbers: int, agent: bool, guard: bool) -> Act:
                 host.signal_agent(number)
         yield host.name
         host.thaw()
+        if agent and signal.SIGKILL in numbers:
+            host.wait_until_live()      # until then its guests live by the last proof
 
     return act
 
