@@ -64,8 +64,11 @@ class Machine:
         self._outside('"$1" enable --root "$2"', str(script), str(self.root))
 
     def written(self) -> set[str]:
-        """Every file that is not this machine's own, or other than there; what counts is in the overlay alone."""
-        done = self._outside(f"cd {self._folder}/upper && find . ! -type d -printf '%P\\n'")
+        """Every file that is not this machine's own, or other than there; what counts is in the overlay alone.
+
+        A character device there is no file: it says that one of this machine's own has been removed.
+        """
+        done = self._outside(f"cd {self._folder}/upper && find . ! -type d ! -type c -printf '%P\\n'")
         return set(done.stdout.splitlines())
 
     # --- its life ---------------------------------------------------------------------------------------------------
