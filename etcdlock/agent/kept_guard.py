@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from etcdlock.errors import GuardLost, SessionLost
@@ -142,3 +143,5 @@ class KeptGuard(Guard):
             return
         guest.kill()
         note("guest_stopped", level=logging.ERROR, pid=guest.pid, session=session, error=refusal)
+        with suppress(SessionLost):     # then it knows of it
+            await successor.hold(guest, session=session, charge=charge)  # while it does not die, no watchdog is fed

@@ -106,7 +106,7 @@ class FakeGuest:
         return list(self._stood)
 
     def freeze(self) -> None:
-        if not self.frozen and self.gone_at is None:
+        if not self.frozen and self.gone_at is None and self.killed_at is None:  # what is dying dies
             self.frozen = True
             self._stood.append((_now(), None))
 

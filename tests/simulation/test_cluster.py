@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from etcdlock.escalation import Action
 from etcdlock.testing import FakeClock, FakeGuest, FakeWatchdog, run_virtual
 from tests.promises.world import RHO, TIMING, disk, domain
 from tests.simulation.cluster import Cluster
@@ -79,6 +80,25 @@ def test_a_host_is_reset_in_time_when_program_and_guard_are_both_dead() -> None:
         return vm.guest.gone_at - began
 
     assert run_virtual(program) < 6.0
+
+
+def test_a_host_whose_guest_does_not_die_is_reset_though_the_guard_that_had_struck_it_died_as_well() -> None:
+    async def program() -> float:
+        d = drama_of()
+        a = await d.machine("a", rate=1.0, watchdog_seconds=5.0, action=Action.KILL)
+        vm = await a.start(domain(1), X)
+        vm.guest.stuck = True
+        a.host.store.cut()
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(a.timing.stop_after_seconds + 2.0)
+        a.kill_guard()
+        await asyncio.sleep(60.0)
+        await d.cluster.end()
+        assert a.is_off
+        assert vm.guest.gone_at is not None
+        return vm.guest.gone_at - began
+
+    assert run_virtual(program) < TIMING.budget_seconds
 
 
 def test_without_a_watchdog_a_guard_is_not_hurt_while_its_program_is_and_the_other_way_round() -> None:
