@@ -80,15 +80,17 @@ def test_a_guest_whose_parent_dies_before_the_gate_opens_never_runs(tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("token", "parent"), [(b"12", os.getpid()), (b"12\n", os.getppid())])
+@pytest.mark.parametrize(
+    ("token", "parent"), [(b"12", os.getpid), (b"12\n", os.getppid)], ids=["half a token", "another's child"]
+)
 def test_half_a_token_and_a_token_of_a_parent_that_died_open_nothing(
-    token: bytes, parent: int, tmp_path: Path
+    token: bytes, parent: Callable[[], int], tmp_path: Path
 ) -> None:
     gate = Path(table.__file__).with_name("gate.py")
     reading, writing = os.pipe()
     os.write(writing, token)
     os.close(writing)
-    command = [sys.executable, "-I", "-S", str(gate), str(reading), str(parent)]
+    command = [sys.executable, "-I", "-S", str(gate), str(reading), str(parent())]
     command += ["/bin/touch", "--", "touch", str(tmp_path / "ran")]
     assert subprocess.run(command, pass_fds=(reading,), check=False, timeout=DEADLINE_SECONDS).returncode == 125
     os.close(reading)
