@@ -121,7 +121,8 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(default="", description="address:port where the agent's metrics are served over TCP")
     run_folder: str = Field(default="/run/etcdlock", description="where the agent keeps what says that it runs")
     state_folder: str = Field(default="/var/lib/etcdlock", description="where the agent keeps what happened here")
-    on_session_lost: Action = Field(default=Action.KILL, description="what is done first with guests of a lost session")
+    on_session_lost: Action | Literal[""] = Field(default="", description="what is done first at a lost session, here")
+    cluster_on_session_lost: Action = Field(default=Action.KILL, description="the same where a host does not say")
     on_session_lost_command: str = Field(default="", description="program that is run first, and then they are killed")
     fencing: Literal["manual", "automatic"] = Field(default="manual", description="who has hosts fenced")
     fence_after_seconds: float = Field(default=10.0, ge=0, description="how long a host is missing before that")
@@ -182,11 +183,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _has_its_command(self) -> Settings:
-        if self.on_session_lost is Action.COMMAND and not self.on_session_lost_command:
-            raise ValueError("on_session_lost is 'command': on_session_lost_command must name the program")
+        if self.lost_action is Action.COMMAND and not self.on_session_lost_command:
+            name = "on_session_lost" if self.on_session_lost else "cluster_on_session_lost"
+            raise ValueError(f"{name} is 'command': on_session_lost_command must name this host's program")
         if self.on_session_lost_command and not self.on_session_lost_command.startswith("/"):
             raise ValueError(f"on_session_lost_command is {self.on_session_lost_command!r}: give an absolute path")
         return self
+
+    @property
+    def lost_action(self) -> Action:
+        """What is done first with this host's guests if they do not choose themselves: its own word, or the cluster's.
+        """
+        return self.on_session_lost or self.cluster_on_session_lost
 
     @property
     def contract(self) -> Contract:
@@ -198,6 +206,7 @@ class Settings(BaseSettings):
             takeover_needs=self.takeover_needs,
             local_folders=self.local_folders,
             identity_rules=RULES_VERSION if self.disk_identity == "auto" else 0,
+            on_session_lost=self.cluster_on_session_lost,
         )
 
     @property

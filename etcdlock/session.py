@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from etcdlock.errors import ContractMismatch, DuplicateHost
+from etcdlock.escalation import Action
 from etcdlock.model import DomainRecord, Machine, SessionKind, SessionRecord, SessionRef
 from etcdlock.timing import Timing
 
@@ -145,6 +146,8 @@ class Contract:
     local_folders: tuple[str, ...] = ()
     identity_rules: int = 0
     """Under `auto` the version of its rules: other rules give other names."""
+    on_session_lost: Action = Action.KILL
+    """What is done first with the guests of hosts that say nothing of their own."""
 
     def as_mapping(self) -> dict[str, object]:
         """As it is written into etcd."""
@@ -155,6 +158,7 @@ class Contract:
             "takeover_needs": self.takeover_needs,
             "local_folders": list(self.local_folders),
             **({"identity_rules": self.identity_rules} if self.identity_rules else {}),
+            **({"on_session_lost": str(self.on_session_lost)} if self.on_session_lost is not Action.KILL else {}),
         }
 
 
@@ -179,5 +183,5 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
     return {**_UNSAID, **(timing if isinstance(timing, dict) else {}), **rules}
 
 
-_UNSAID: Mapping[str, object] = {"local_folders": []}
+_UNSAID: Mapping[str, object] = {"local_folders": [], "on_session_lost": str(Action.KILL)}
 """What a contract means that was written before there was such a rule."""

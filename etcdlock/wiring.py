@@ -109,7 +109,7 @@ def make_context(
         machine=read_machine(),
         kind=kind,
         version=etcdlock.__version__,
-        on_session_lost=on_session_lost or settings.on_session_lost,
+        on_session_lost=on_session_lost or settings.lost_action,
         address=source_address(host.strip("[]"), port=int(port)),
     )
 

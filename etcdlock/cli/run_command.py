@@ -97,11 +97,11 @@ def command(
 
 def _agent_for(settings: Settings, action: Action, /) -> AgentClient | None:
     """The agent, unless the guest wants something else done at a lost session than this host's agent does."""
-    if action is settings.on_session_lost:
+    if action is settings.lost_action:
         return agent_for(settings, Purpose.RUN)
     if settings.via == "agent":
         raise InvalidInput(
-            f"on_session_lost is {settings.on_session_lost} for the agent's guests, and this one wants {action}",
+            f"on_session_lost is {settings.lost_action} for the agent's guests, and this one wants {action}",
             hint="leave out --via agent: the command then has a session and a guard of its own",
         )
     return None

@@ -58,7 +58,7 @@ def chosen_action(settings: Settings, /, *, file: Path | None, given: Action | N
         action = choice.action
     if action is Action.COMMAND and not settings.on_session_lost_command:
         raise InvalidInput("no command is known for it", hint="set on_session_lost_command, or choose kill or freeze")
-    return settings.on_session_lost if action is None else action
+    return settings.lost_action if action is None else action
 
 
 def described(resource: Resource, /) -> str:

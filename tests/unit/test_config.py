@@ -8,6 +8,7 @@ import pytest
 
 from etcdlock.config import ENVIRONMENT_PREFIX, FOR_COMMANDS, FOR_GUESTS, TABLES, Settings, TimingSettings, load
 from etcdlock.errors import InvalidInput, InvalidSetting
+from etcdlock.escalation import Action
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "state_folder": "/s",
         "disk_identity": "md5",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
+        "cluster_on_session_lost": "freeze",
         "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
         "fence_timeout_seconds": "4", "unidentified_disks": "path",
         "metrics_listen": "10.0.0.1:9379",
@@ -59,14 +61,33 @@ def test_a_place_for_metrics_is_an_address_and_a_port(place: str) -> None:
 @pytest.mark.parametrize(
     ("values", "rule"),
     [
-        ({"on_session_lost": "command"}, "on_session_lost_command must name the program"),
+        ({"on_session_lost": "command"}, "^on_session_lost is 'command': on_session_lost_command must name"),
+        ({"cluster_on_session_lost": "command"}, "^cluster_on_session_lost is 'command': on_session_lost_command must"),
         ({"on_session_lost_command": "stop.sh"}, "give an absolute path"),
-        ({"on_session_lost": "ignore"}, "on_session_lost is 'ignore'"),
+        ({"on_session_lost": "ignore"}, "on_session_lost.* is 'ignore'"),
+        ({"cluster_on_session_lost": "ignore"}, "cluster_on_session_lost is 'ignore'"),
+        ({"cluster_on_session_lost": ""}, "cluster_on_session_lost is ''"),
     ],
 )
 def test_what_stops_no_guest_is_refused(values: dict[str, str], rule: str) -> None:
     with pytest.raises(InvalidSetting, match=rule):
         load(environment={}, flags=values)
+
+
+@pytest.mark.parametrize(
+    ("host", "cluster", "done"),
+    [
+        ("", "kill", Action.KILL),
+        ("", "freeze", Action.FREEZE),
+        ("kill", "freeze", Action.KILL),
+        ("freeze", "kill", Action.FREEZE),
+        ("kill", "command", Action.KILL),
+    ],
+)
+def test_a_hosts_own_word_counts_before_its_clusters(host: str, cluster: str, done: Action) -> None:
+    settings = load(environment={}, flags={"on_session_lost": host, "cluster_on_session_lost": cluster})
+    assert settings.lost_action is done
+    assert settings.contract.on_session_lost == cluster, "whatever this host does itself, it agrees on the cluster's"
 
 
 @pytest.mark.parametrize("name", TimingSettings.model_fields)

@@ -58,6 +58,16 @@ def test_the_option_counts_before_the_xml_and_that_before_the_setting(tmp_path: 
     assert chosen_action(Settings(), file=None, given=None) is Action.KILL
 
 
+def test_the_xml_counts_before_the_cluster_and_so_does_the_host(tmp_path: Path) -> None:
+    file, cluster = tmp_path / "vm.xml", Settings(cluster_on_session_lost=Action.FREEZE)
+    file.write_text(domain(), encoding="ascii")
+    assert chosen_action(cluster, file=file, given=None) is Action.FREEZE
+    host = cluster.model_copy(update={"on_session_lost": Action.KILL})
+    assert chosen_action(host, file=file, given=None) is Action.KILL
+    file.write_text(domain("<on_lockfailure>poweroff</on_lockfailure>"), encoding="ascii")
+    assert chosen_action(cluster, file=file, given=None) is Action.KILL
+
+
 def test_a_command_that_nobody_has_named_cannot_be_chosen() -> None:
     with pytest.raises(InvalidInput, match="no command is known"):
         chosen_action(Settings(), file=None, given=Action.COMMAND)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcdlock.errors import ContractMismatch
+from etcdlock.escalation import Action
 from etcdlock.model import DomainId, DomainRecord, LockState, Machine, SessionKind, SessionRecord, SessionRef
 from etcdlock.session import (
     Contract,
@@ -109,11 +110,22 @@ def test_a_contract_that_was_written_before_there_were_local_folders_means_that_
         check_contract(Contract(TIMING, local_folders=("/local",)), agreed, key="/k")
 
 
+def test_a_cluster_that_never_said_what_is_done_at_a_lost_session_kills_and_older_hosts_join_it() -> None:
+    agreed = Contract(TIMING).as_mapping()
+    assert "on_session_lost" not in agreed
+    check_contract(Contract(TIMING), agreed, key="/k")
+    with pytest.raises(ContractMismatch, match="on_session_lost: here freeze, cluster kill"):
+        check_contract(Contract(TIMING, on_session_lost=Action.FREEZE), agreed, key="/k")
+    frozen = Contract(TIMING, on_session_lost=Action.FREEZE)
+    check_contract(frozen, frozen.as_mapping(), key="/k")
+
+
 @pytest.mark.parametrize(
     ("agreed", "named"),
     [
         ({"local_folders": ["/local"]}, r"local_folders: here \[\], cluster \['/local'\]"),
         ({"takeover_needs": "fence"}, "takeover_needs: here silence, cluster fence"),
+        ({"on_session_lost": "freeze"}, "on_session_lost: here kill, cluster freeze"),
         ({"disk_identity": "md5"}, "disk_identity: here path, cluster md5"),
         ({"timing": {**TIMING.as_mapping(), "kill_seconds": 6.0}}, "kill_seconds: here 5.0, cluster 6.0"),
         ({"timing": "broken"}, "ttl_seconds: here 10, cluster None"),
