@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     disk_identity: Literal["auto", "path", "md5"] = Field(default="auto", description="how a disk is named")
     unidentified_disks: Literal["refuse", "path"] = Field(default="refuse", description="what becomes of unknown ones")
     readonly_disks: Literal["none", "shared"] = Field(default="none", description="what a read-only disk takes")
+    backing_chain: Literal["none", "shared"] = Field(default="none", description="what the images below a disk take")
     local_folders: tuple[str, ...] = Field(default=(), description="folders that each host has for itself")
     takeover_needs: Literal["silence", "fence"] = Field(default="silence", description="what proves a host's end")
     answer_seconds: float = Field(default=10.0, gt=0, description="how long a command waits for an etcd that is away")
@@ -203,6 +204,7 @@ class Settings(BaseSettings):
             timing=Timing(**self.timing.model_dump()),
             disk_identity=self.disk_identity,
             readonly_disks=self.readonly_disks,
+            backing_chain=self.backing_chain,
             takeover_needs=self.takeover_needs,
             local_folders=self.local_folders,
             identity_rules=RULES_VERSION if self.disk_identity == "auto" else 0,

@@ -75,3 +75,13 @@ class Place:
     number: str = ""
     device: Device | None = None
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageStart:
+    """The first bytes of an image, and the folder in which it really is. `error` says why it could not be read."""
+
+    path: str
+    folder: str = ""
+    content: bytes = b""
+    error: str = ""

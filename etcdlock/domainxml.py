@@ -5,8 +5,9 @@ or the whole XML is refused: no disk is left out in silence. Storage that the XM
 a `<disk>` gives a warning.
 
 Guarantees: hostile input (entities, DTDs, oversize, any bytes at all) raises `InvalidDomainXml` and nothing else, and
-nothing outside the given text is opened. Not looked at: backing chains (only the layer that the guest writes, its
-data file, and the target of a block copy), NVRAM and pflash files, TPM state, shared file systems.
+nothing outside the given text is opened. Backing chains are looked at only if asked for; what the XML does not
+say of them, the images do (`chains_of`, `with_chains`). Not looked at: NVRAM and pflash files, TPM state, shared file
+systems.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -22,18 +23,17 @@ from uuid import UUID
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
+from etcdlock.diskxml import USE_A_LEASE, Below, SourceKind, Storage, below, only, opened
 from etcdlock.errors import InvalidDomainXml, InvalidInput
 from etcdlock.identity import (
+    Chain,
+    Link,
     Named,
-    NetworkHost,
-    NetworkSource,
     ResourceName,
     distinct,
     escaped,
     identify_lease,
-    identify_network,
-    identify_volume,
-    normal_path,
+    layer_mode,
 )
 from etcdlock.model import DomainId, Mode, Resource
 
@@ -45,25 +45,9 @@ MAX_XML_LENGTH: Final = 4 * 1024 * 1024
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 _NAME_MAX_BYTES: Final = 255
 _ASK_LIBVIRT: Final = "give the output of `virsh dumpxml DOMAIN`"
-_USE_A_LEASE: Final = (
-    "leave this disk out of the XML given to etcdlock and describe it by a <lease> whose key is the same on every host"
-)
 
 _QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _QEMU_DISK_OPTION: Final = re.compile(r"--?(drive|blockdev|hd[a-d]|sd|mtdblock|pflash|cdrom|fd[ab]|readconfig)")
-
-
-class SourceKind(StrEnum):
-    """What a disk's source is; the first three are named by a path."""
-
-    FILE = "file"
-    BLOCK = "block"
-    DIR = "dir"
-    VOLUME = "volume"
-    NETWORK = "network"
-
-
-_PATH_ATTRIBUTES: Final = {SourceKind.FILE: "file", SourceKind.BLOCK: "dev", SourceKind.DIR: "dir"}
 
 
 class Device(StrEnum):
@@ -76,24 +60,19 @@ class Device(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """One thing that a disk opens. `name` is None where the path decides, by the cluster's rule."""
-
-    kind: SourceKind
-    text: str
-    name: ResourceName | None
-    warning: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """One storage of one `<disk>`. `part` is "" for its source, else which other one: "mirror", "data file"."""
+    """One storage of one `<disk>`. `part` is "" for its source, else which other: "mirror", "data file", "backing 1".
+
+    `rest` is set on the last one that the XML tells of where its image tells what lies below it.
+    """
 
     storage: Storage
     mode: Mode
     target: str
     device: Device
     part: str = ""
+    is_backing: bool = False
+    rest: Link | None = None
 
     def __str__(self) -> str:
         return f"disk {escaped(self.target)}" + (f" ({self.part})" if self.part else "")
@@ -124,11 +103,11 @@ class DomainXml:
     warnings: tuple[str, ...]
 
 
-def parse_domain(xml: bytes | str, /, *, source: str) -> DomainXml:
-    """Read a domain XML; `source` names it in messages. Raises only `InvalidDomainXml`."""
+def parse_domain(xml: bytes | str, /, *, source: str, chains: bool = False) -> DomainXml:
+    """Read a domain XML, with its backing chains if asked; `source` names it in messages. Raises `InvalidDomainXml`."""
     with _inside(escaped(source)):
         root = _root(xml)
-        disks = tuple(spec for element in root.findall("devices/disk") for spec in _disk(element))
+        disks = tuple(spec for element in root.findall("devices/disk") for spec in _disk(element, chains=chains))
         return DomainXml(
             source=source,
             domain=DomainId(uuid=_uuid(root), name=_name(root)),
@@ -136,6 +115,27 @@ def parse_domain(xml: bytes | str, /, *, source: str) -> DomainXml:
             leases=tuple(_lease(element) for element in root.findall("devices/lease")),
             warnings=tuple(_warnings(root, disks=disks)),
         )
+
+
+def chains_of(domain: DomainXml, /) -> tuple[Link, ...]:
+    """The images that have to be asked what lies below them."""
+    return tuple(spec.rest for spec in domain.disks if spec.rest is not None)
+
+
+def with_chains(domain: DomainXml, /, *, chain: Callable[[Link], Chain]) -> DomainXml:
+    """The same with all that the images have said. Its warnings are only those."""
+    disks, warnings = list[DiskSpec](), list[str]()
+    for spec in domain.disks:
+        disks.append(replace(spec, rest=None))
+        if spec.rest is None:
+            continue
+        found, before = chain(spec.rest), "mirror " if spec.part.startswith("mirror") else ""
+        for depth, path in enumerate(found.layers, spec.rest.depth + 1):
+            storage = Storage(SourceKind.FILE, path, None)
+            part = f"{before}backing {depth}"
+            disks.append(DiskSpec(storage, layer_mode(spec.mode), spec.target, spec.device, part, is_backing=True))
+        warnings += (f"{spec}: {warning}" for warning in found.warnings)
+    return replace(domain, disks=tuple(disks), warnings=tuple(warnings))
 
 
 def paths_of(domain: DomainXml, /) -> tuple[str, ...]:
@@ -146,7 +146,10 @@ def paths_of(domain: DomainXml, /) -> tuple[str, ...]:
 def named_of(domain: DomainXml, /, *, identify: Callable[[str], ResourceName]) -> tuple[Named, ...]:
     """Every disk and lease as a resource, repetitions included; `identify` names a path by the cluster's rule."""
     with _inside(escaped(domain.source)):
-        disks = tuple(Named(str(spec), _disk_resource(spec, identify=identify)) for spec in domain.disks)
+        disks = tuple(
+            Named(str(spec), _disk_resource(spec, identify=identify), disk=spec.target, is_backing=spec.is_backing)
+            for spec in domain.disks
+        )
     leases = tuple(Named(str(spec), _lease_resource(spec)) for spec in domain.leases)
     return disks + leases
 
@@ -204,16 +207,8 @@ def _root(xml: bytes | str, *, tag: str = "domain") -> Element:
     return root
 
 
-def _only(parent: Element, tag: str) -> Element | None:
-    """The child element of that name; libvirt would take the first of several, which is not what was meant."""
-    found = parent.findall(tag)
-    if len(found) > 1:
-        raise InvalidDomainXml(f"has {len(found)} <{tag}> elements where only one has a meaning")
-    return found[0] if found else None
-
-
 def _text(parent: Element, tag: str) -> str:
-    element = _only(parent, tag)
+    element = only(parent, tag)
     return "" if element is None else element.text or ""
 
 
@@ -243,8 +238,8 @@ def _uuid(root: Element) -> UUID:
 # --- disks ---
 
 
-def _disk(disk: Element) -> Iterator[DiskSpec]:
-    element = _only(disk, "target")
+def _disk(disk: Element, *, chains: bool) -> Iterator[DiskSpec]:
+    element = only(disk, "target")
     target = "" if element is None else element.get("dev", "")
     if not target:
         raise InvalidDomainXml("a <disk> has no <target dev='…'/>", hint=_ASK_LIBVIRT)
@@ -252,13 +247,34 @@ def _disk(disk: Element) -> Iterator[DiskSpec]:
         device = _device(disk)
         for part, storage in _storages(disk, device=device):
             mode = Mode.EXCLUSIVE if part.startswith("mirror") else _mode(disk, device=device)
-            yield DiskSpec(storage, mode, target, device, part)
+            spec = DiskSpec(storage, mode, target, device, part)
+            yield from _with_layers(spec, _below(disk, spec)) if chains and part in ("", "mirror") else (spec,)
+
+
+def _below(disk: Element, spec: DiskSpec) -> Below:
+    parent = only(disk, "mirror") if spec.part else disk
+    if parent is None:
+        return Below()
+    said = only(parent, "format" if spec.part else "driver")
+    return below(parent, spec.storage, image_format="" if said is None else said.get("type", ""), part=spec.part)
+
+
+def _with_layers(spec: DiskSpec, lower: Below) -> Iterator[DiskSpec]:
+    """The last one is what `rest` belongs to, and any warning."""
+    mode = layer_mode(spec.mode)
+    specs = [spec] + [
+        DiskSpec(storage, mode, spec.target, spec.device, part, is_backing=True) for part, storage in lower.layers
+    ]
+    last = specs[-1]
+    told = "; ".join(filter(None, (last.storage.warning, lower.warning)))
+    yield from specs[:-1]
+    yield replace(last, rest=lower.rest, storage=replace(last.storage, warning=told))
 
 
 def _device(disk: Element) -> Device:
     text = disk.get("device", "disk")
     if text not in list(Device):
-        raise InvalidDomainXml(f"is an unknown kind of device, '{escaped(text)}'", hint=_USE_A_LEASE)
+        raise InvalidDomainXml(f"is an unknown kind of device, '{escaped(text)}'", hint=USE_A_LEASE)
     return Device(text)
 
 
@@ -276,92 +292,16 @@ def _mode(disk: Element, *, device: Device) -> Mode:
 
 def _storages(disk: Element, *, device: Device) -> Iterator[tuple[str, Storage]]:
     """Everything that the disk opens for itself: its source and, while its blocks are being copied, their target."""
-    source = list(_opened(disk, part=""))
+    source = list(opened(disk, part=""))
     if not source and device not in (Device.CDROM, Device.FLOPPY):
         raise InvalidDomainXml("has no source, and only CD-ROM and floppy drives can be empty", hint=_ASK_LIBVIRT)
     yield from source
-    mirror = _only(disk, "mirror")
+    mirror = only(disk, "mirror")
     if mirror is not None:
-        copy = list(_opened(mirror, part="mirror"))
+        copy = list(opened(mirror, part="mirror"))
         if not copy:
             raise InvalidDomainXml("is being copied to a <mirror> that has no source")
         yield from copy
-
-
-def _opened(parent: Element, *, part: str) -> Iterator[tuple[str, Storage]]:
-    """The `<source>` of a disk or mirror, and the file that keeps its blocks where the source is only their index."""
-    source = _only(parent, "source")
-    storage = _storage(parent, source=source)
-    if storage is not None:
-        yield part, storage
-    store = None if source is None else _only(source, "dataStore")
-    if store is not None:
-        blocks = _storage(store, source=_only(store, "source"))
-        if blocks is None:
-            raise InvalidDomainXml("has a <dataStore> without a source")
-        yield f"{part} data file".strip(), blocks
-
-
-def _storage(parent: Element, *, source: Element | None) -> Storage | None:
-    """What `parent`, with a `type`, and its `<source>` name together; None if they name nothing."""
-    kind = parent.get("type", "file")
-    if kind not in list(SourceKind):
-        raise InvalidDomainXml(
-            f"disks of type '{escaped(kind)}' cannot be named alike on every host", hint=_USE_A_LEASE
-        )
-    if source is None:  # block copies of older libvirts have the path on <mirror> alone
-        path = parent.get("file") if parent.tag == "mirror" else None
-        return Storage(SourceKind.FILE, _checked(path), None) if path else None
-    if kind == SourceKind.NETWORK:
-        return _network(source)
-    if kind == SourceKind.VOLUME:
-        return _volume(source)
-    path = source.get(_PATH_ATTRIBUTES[SourceKind(kind)])
-    return Storage(SourceKind(kind), _checked(path), None) if path else None
-
-
-def _checked(path: str) -> str:
-    normal_path(path)
-    return path
-
-
-def _volume(source: Element) -> Storage | None:
-    pool, volume = source.get("pool", ""), source.get("volume", "")
-    if not pool and not volume:
-        return None
-    name = identify_volume(volume, pool=pool)
-    warning = (
-        f"is named by its storage pool and volume, '{escaped(name.name)}': no other host may call this pool otherwise,"
-        " and no domain may name the volume by its path"
-    )
-    return Storage(SourceKind.VOLUME, f"volume:{name.name}", name, warning)
-
-
-def _network(source: Element) -> Storage:
-    snapshot = _only(source, "snapshot")
-    network = NetworkSource(
-        protocol=source.get("protocol", ""),
-        image=source.get("name", ""),
-        hosts=tuple(_host(element) for element in source.findall("host")),
-        snapshot="" if snapshot is None else snapshot.get("name", ""),
-        query=source.get("query", ""),
-    )
-    name = identify_network(network)
-    warning = f"is named by a server on this host, '{name}', which is another server on every host"
-    text = f"{name.lockspace}:{name.name}"
-    return Storage(SourceKind.NETWORK, text, name, warning if network.means_this_host else "")
-
-
-def _host(host: Element) -> NetworkHost:
-    transport = host.get("transport", "tcp")
-    if transport not in ("tcp", "rdma", "unix"):
-        raise InvalidDomainXml(f"is reached by an unknown transport, '{escaped(transport)}'", hint=_USE_A_LEASE)
-    if transport != "unix":
-        return NetworkHost(host.get("name", ""), port=host.get("port", ""))
-    socket = host.get("socket", "")
-    if not socket:
-        raise InvalidDomainXml("is reached by a Unix socket that is not named")
-    return NetworkHost("", socket=socket)
 
 
 # --- leases and warnings ---
@@ -370,7 +310,7 @@ def _host(host: Element) -> NetworkHost:
 def _lease(lease: Element) -> LeaseSpec:
     lockspace, key = _text(lease, "lockspace"), _text(lease, "key")
     with _inside(f"lease '{escaped(key)}'"):
-        element = _only(lease, "target")
+        element = only(lease, "target")
         target, offset = ("", "") if element is None else (element.get("path", ""), element.get("offset", "0"))
         if not target:
             raise InvalidDomainXml("has no <target path='…'/>")

@@ -148,6 +148,7 @@ class Contract:
     """Under `auto` the version of its rules: other rules give other names."""
     on_session_lost: Action = Action.KILL
     """What is done first with the guests of hosts that say nothing of their own."""
+    backing_chain: str = "none"
 
     def as_mapping(self) -> dict[str, object]:
         """As it is written into etcd."""
@@ -159,6 +160,7 @@ class Contract:
             "local_folders": list(self.local_folders),
             **({"identity_rules": self.identity_rules} if self.identity_rules else {}),
             **({"on_session_lost": str(self.on_session_lost)} if self.on_session_lost is not Action.KILL else {}),
+            **({"backing_chain": self.backing_chain} if self.backing_chain != "none" else {}),
         }
 
 
@@ -183,5 +185,5 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
     return {**_UNSAID, **(timing if isinstance(timing, dict) else {}), **rules}
 
 
-_UNSAID: Mapping[str, object] = {"local_folders": [], "on_session_lost": str(Action.KILL)}
+_UNSAID: Mapping[str, object] = {"local_folders": [], "on_session_lost": str(Action.KILL), "backing_chain": "none"}
 """What a contract means that was written before there was such a rule."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
     from etcdlock.adapters.flight_record import Places
+    from etcdlock.agent.chains import Chains
     from etcdlock.agent.context import Context
     from etcdlock.agent.namer import Namer
     from etcdlock.config import Settings
@@ -89,6 +90,16 @@ def namer(settings: Settings, /) -> Namer:
     from etcdlock.agent.namer import Namer
 
     return Namer(naming(settings))
+
+
+def chains(settings: Settings, /) -> Chains | None:
+    """Who tells what lies below an image, where the cluster locks that."""
+    if settings.backing_chain == "none":
+        return None
+    from etcdlock.adapters.images import Images
+    from etcdlock.agent.chains import Chains
+
+    return Chains(Images())
 
 
 def make_context(

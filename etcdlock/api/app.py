@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import etcdlock
+from etcdlock.agent.chains import Chains
 from etcdlock.agent.namer import Namer
 from etcdlock.api.admission import BoundedBody, Permission
 from etcdlock.api.answers import TABLE, answer_to
@@ -35,6 +36,7 @@ def create_app(
     /,
     *,
     namer: Namer,
+    chains: Chains | None = None,
     readonly_disks: str,
     answer_seconds: float,
     extra_routers: Sequence[APIRouter] = (),
@@ -51,7 +53,7 @@ def create_app(
     )
     app.include_router(
         DomainRoutes(
-            domains, desk=desk, namer=namer, readonly_disks=readonly_disks, host=cluster.host
+            domains, desk=desk, namer=namer, chains=chains, readonly_disks=readonly_disks, host=cluster.host
         ).router()
     )
     app.include_router(ViewRoutes(cluster, desk=desk, namer=namer).router())

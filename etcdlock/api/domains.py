@@ -8,10 +8,12 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
+from etcdlock.agent.chains import Chains
 from etcdlock.agent.namer import Namer
 from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, Stopped, WantedLocks, WantedResource
+from etcdlock.errors import InvalidInput
 from etcdlock.identity import with_readonly_rule
 from etcdlock.model import Resource, StoredDomain
 
@@ -22,11 +24,12 @@ class DomainRoutes:
     """Each call: what was sent, to the program behind, and the lock as it then stands."""
 
     def __init__(
-        self, domains: Domains, /, *, desk: Desk, namer: Namer, readonly_disks: str, host: str
+        self, domains: Domains, /, *, desk: Desk, namer: Namer, chains: Chains | None, readonly_disks: str, host: str
     ) -> None:
         self._domains = domains
         self._desk = desk
         self._namer = namer
+        self._chains = chains
         self._readonly_disks = readonly_disks
         self._host = host
 
@@ -80,6 +83,11 @@ class DomainRoutes:
 
     async def add(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
         """Lock one more resource, before the guest opens it."""
+        if self._chains is not None and wanted.link is not None:
+            raise InvalidInput(
+                "one more resource is one: the images below a qcow2 image are not looked for here",
+                hint="add each of them first, with the mode 'shared', and then the disk without a format",
+            )
         return await self._do(uuid, self._domains.add(uuid, await self._one(wanted)))
 
     async def remove(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
@@ -114,8 +122,10 @@ class DomainRoutes:
         return Lock.of(uuid, await self._desk.see_to(work), host=self._host)
 
     async def _all(self, wanted: WantedLocks, /) -> tuple[Resource, ...]:
-        names = await self._namer.names([path for one in wanted.resources for path in one.paths])
-        return with_readonly_rule(wanted.named(names.__getitem__), rule=self._readonly_disks)
+        links = [one.link for one in wanted.resources]
+        found = await self._chains.below(filter(None, links)) if self._chains is not None else {}
+        names = await self._namer.names(wanted.paths(found))
+        return with_readonly_rule(wanted.named(names.__getitem__, chains=found), rule=self._readonly_disks)
 
     async def _one(self, wanted: WantedResource, /) -> Resource:
         names = await self._namer.names(wanted.paths)

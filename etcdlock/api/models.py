@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from etcdlock.api.answers import Outcome
 from etcdlock.api.behind import Identify
 from etcdlock.errors import InvalidInput
-from etcdlock.identity import Named, distinct
+from etcdlock.identity import QCOW2, Chain, Link, Named, distinct, layer_mode
 from etcdlock.model import DomainId, LockState, Mode, Owner, Resource, StoredDomain
 
 LONGEST_TEXT = 4096
@@ -40,6 +41,9 @@ class WantedResource(Sent):
 
     path: Text = Field(default="", description="what its owner calls it; absolute, if it is what names the disk")
     mode: Mode = Field(default=Mode.EXCLUSIVE, description="read-only ones take no lock, unless the cluster says so")
+    format: Literal["raw", "qcow2"] = Field(
+        default="raw", description="of `qcow2` the cluster may lock the backing chain"
+    )
     lockspace: Text = Field(default="", description="together with `name`: what is locked, the same on every host")
     name: Text = ""
 
@@ -52,6 +56,11 @@ class WantedResource(Sent):
             raise InvalidInput(f"a resource named by its path needs an absolute one, not {self.path!r}")
         return (self.path,)
 
+    @property
+    def link(self) -> Link | None:
+        """What may lie on others, and is looked into if the cluster locks these. Raises `InvalidInput`."""
+        return Link(self.path) if self.format == QCOW2 and self.paths else None
+
     def named(self, identify: Identify, /) -> Named:
         """Raises `InvalidInput`."""
         if bool(self.lockspace) != bool(self.name):
@@ -59,7 +68,18 @@ class WantedResource(Sent):
         if self.name:
             return Named(str(self), Resource(self.lockspace, self.name, self.mode, self.path))
         called = identify(self.path)
-        return Named(self.path, Resource(called.lockspace, called.name, self.mode, self.path))
+        return Named(self.path, Resource(called.lockspace, called.name, self.mode, self.path), disk=self.path)
+
+    def layers(self, chains: Mapping[Link, Chain], /) -> tuple[str, ...]:
+        """What was found below it."""
+        link = self.link
+        return () if link is None or link not in chains else chains[link].layers
+
+    def below(self, path: str, identify: Identify, /) -> Named:
+        """An image of its chain."""
+        called = identify(path)
+        lower = Resource(called.lockspace, called.name, layer_mode(self.mode), path)
+        return Named(f"{self.path} (backing {path})", lower, disk=self.path, is_backing=True)
 
 
 class WantedLocks(Sent):
@@ -73,9 +93,16 @@ class WantedLocks(Sent):
         """The guest."""
         return Owner(DomainId(uuid, self.name), self.pid)
 
-    def named(self, identify: Identify, /) -> tuple[Resource, ...]:
-        """Each once. Raises `InvalidInput`."""
-        return distinct(resource.named(identify) for resource in self.resources)
+    def paths(self, chains: Mapping[Link, Chain], /) -> tuple[str, ...]:
+        """All that must be named. Raises `InvalidInput`."""
+        below = (path for one in self.resources for path in one.layers(chains))
+        return (*(path for one in self.resources for path in one.paths), *below)
+
+    def named(self, identify: Identify, /, *, chains: Mapping[Link, Chain]) -> tuple[Resource, ...]:
+        """Each once, and what lies below. Raises `InvalidInput`."""
+        wanted = [one.named(identify) for one in self.resources]
+        wanted += (one.below(path, identify) for one in self.resources for path in one.layers(chains))
+        return distinct(wanted)
 
 
 class IncomingLocks(WantedLocks):

@@ -21,7 +21,7 @@ from etcdlock.errors import InvalidSetting
 from etcdlock.journal import note
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
-from etcdlock.wiring import record_places
+from etcdlock.wiring import chains, record_places
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
@@ -67,6 +67,7 @@ class Doors:
                 place={"endpoints": list(settings.endpoints), "pid_namespace": pid_namespace()},
             ),
             namer=namer,
+            chains=chains(settings),
             readonly_disks=settings.readonly_disks,
             answer_seconds=wait_seconds,
             extra_routers=(self._feed.router(), metrics.router(self._metrics)),

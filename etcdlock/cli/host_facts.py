@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etcdlock.cli.wanted import whole
 from etcdlock.domainxml import DomainXml, named_of, paths_of
 from etcdlock.errors import InvalidInput, NotIdentified
 from etcdlock.guard import table
@@ -87,12 +88,14 @@ def places(*, uid: int, environment: Mapping[str, str]) -> Places:
     return Places(Path(runtime, "libvirt/qemu/run"), Path(config, "libvirt/qemu.conf"))
 
 
-def read_guests(folder: Path, /, *, wanted: Wanted) -> tuple[tuple[SeenGuest, ...], tuple[str, ...]]:
+def read_guests(
+    folder: Path, /, *, wanted: Wanted, chains: bool = False
+) -> tuple[tuple[SeenGuest, ...], tuple[str, ...]]:
     """The guests whose processes live, and what could not be read and why."""
     guests, unread = [], []
     for file in sorted(folder.glob("*.xml")):
         try:
-            guest = _guest(file, wanted=wanted)
+            guest = _guest(file, wanted=wanted, chains=chains)
         except FileNotFoundError:
             continue  # it has ended meanwhile
         except OSError as error:
@@ -106,9 +109,9 @@ def read_guests(folder: Path, /, *, wanted: Wanted) -> tuple[tuple[SeenGuest, ..
     return tuple(guests), tuple(unread)
 
 
-def _guest(file: Path, /, *, wanted: Wanted) -> SeenGuest | None:
+def _guest(file: Path, /, *, wanted: Wanted, chains: bool) -> SeenGuest | None:
     with file.open("rb") as opened:
-        status = parse_status(opened.read(LARGEST_STATUS), source=str(file))
+        status = parse_status(opened.read(LARGEST_STATUS), source=str(file), chains=chains)
     process = table.look_up(status.pid)
     if process is None or not process.alive:
         return None
@@ -188,7 +191,8 @@ def wanted_by(settings: Settings, /) -> Wanted:
 
     names = namer(settings)
 
-    def wanted(xml: DomainXml) -> tuple[Resource, ...]:
+    def wanted(parsed: DomainXml) -> tuple[Resource, ...]:
+        xml = whole(settings, parsed)
         paths = paths_of(xml)
         found = {path: one.name for path, one in zip(paths, names.identified(paths), strict=True)}
         named = named_of(xml, identify=found.__getitem__)
@@ -200,7 +204,8 @@ def wanted_by(settings: Settings, /) -> Wanted:
 
 def guests_here(settings: Settings, /) -> tuple[tuple[SeenGuest, ...], tuple[str, ...]]:
     """Of this user's libvirt: the guests whose processes live, and what could not be read and why."""
-    return read_guests(places(uid=os.geteuid(), environment=os.environ).statuses, wanted=wanted_by(settings))
+    folder = places(uid=os.geteuid(), environment=os.environ).statuses
+    return read_guests(folder, wanted=wanted_by(settings), chains=settings.backing_chain != "none")
 
 
 def see_host(settings: Settings, /) -> HostFacts:

@@ -20,6 +20,7 @@ from etcdlock.errors import EtcdlockError, InvalidInput
 
 if TYPE_CHECKING:
     from etcdlock.agent.namer import Namer
+    from etcdlock.config import Settings
     from etcdlock.domainxml import DomainXml
     from etcdlock.identity import Identified, ResourceName
 
@@ -38,17 +39,17 @@ def command(
     if not what:
         raise InvalidInput("identify: nothing is asked about", hint="give paths of disks, or a domain XML")
     names = namer(settings)
-    found = [entry for text in what for entry in _entries(names, text)]
+    found = [entry for text in what for entry in _entries(settings, names, text)]
     document = {"disk_identity": settings.disk_identity, "disks": found}
     common.show(document, otherwise=lambda: _print(found))
     return Exit.REFUSED if any(entry["error"] for entry in found) else Exit.OK
 
 
-def _entries(names: Namer, text: str, /) -> Iterator[dict[str, Any]]:
+def _entries(settings: Settings, names: Namer, text: str, /) -> Iterator[dict[str, Any]]:
     if not text.endswith(".xml"):
         yield _of_path(names, str(Path.cwd() / text), called=text)
         return
-    xml = _parsed(text)
+    xml = _parsed(settings, text)
     for disk in xml.disks:
         if disk.storage.name is None:
             yield _of_path(names, disk.storage.text, called=str(disk))
@@ -58,14 +59,14 @@ def _entries(names: Namer, text: str, /) -> Iterator[dict[str, Any]]:
         yield _of_name(lease.name, called=str(lease), path="", warning="")
 
 
-def _parsed(text: str, /) -> DomainXml:
-    from etcdlock.domainxml import parse_domain
+def _parsed(settings: Settings, text: str, /) -> DomainXml:
+    from etcdlock.cli.wanted import read_xml
 
     try:
         content = Path(text).read_bytes()
     except OSError as error:
         raise InvalidInput(f"{text}: {error.strerror}") from error
-    return parse_domain(content, source=text)
+    return read_xml(settings, content, source=text)
 
 
 def _of_path(names: Namer, path: str, /, *, called: str) -> dict[str, Any]:

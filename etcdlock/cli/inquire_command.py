@@ -33,7 +33,7 @@ def command(
     *,
     domain: Annotated[str | None, typer.Argument(metavar="DOMAIN", hidden=True)] = None,
     disk: Annotated[
-        str | None, typer.Option(metavar="PATH[:shared|:readonly]", help="ask about a disk")
+        str | None, typer.Option(metavar="PATH[:qcow2][:shared|:readonly]", help="ask about a disk")
     ] = None,
     xml: Annotated[
         Path | None, typer.Option("--domain", metavar="FILE.xml", help="ask about a libvirt domain XML")

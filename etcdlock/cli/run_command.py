@@ -59,7 +59,9 @@ def command(
     ] = "",
     disk: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH[:shared|:readonly]", help="a disk to lock, exclusive by default; may be repeated"),
+        typer.Option(
+            metavar="PATH[:qcow2][:shared|:readonly]", help="a disk to lock, exclusive by default; may be repeated"
+        ),
     ] = None,
     wait: Annotated[
         float,

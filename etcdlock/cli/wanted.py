@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from etcdlock.config import Settings
     from etcdlock.domainxml import DomainXml
     from etcdlock.escalation import Action
-    from etcdlock.identity import Named, ResourceName
-    from etcdlock.model import DomainId, Mode, Resource
+    from etcdlock.identity import DiskArgument, Named, ResourceName
+    from etcdlock.model import DomainId, Resource
 
 LONGEST_NAME_BYTES = 255
 
@@ -28,15 +29,12 @@ def read_wanted(
     from etcdlock.domainxml import named_of, paths_of
     from etcdlock.identity import distinct, parse_disk_argument, with_readonly_rule
 
-    domain, xml = _domain(file, uuid=uuid, name=name)
-    given = [(argument, parse_disk_argument(argument)) for argument in disks]
-    paths = [str(Path.cwd() / disk.path) for _, disk in given]
-    names = names_of(settings, (*(paths_of(xml) if xml is not None else ()), *paths))
+    domain, xml = _domain(settings, file, uuid=uuid, name=name)
+    given = [_Given(argument, parse_disk_argument(argument)) for argument in disks]
+    opened = [*given, *_below(settings, given)]
+    names = names_of(settings, (*(paths_of(xml) if xml is not None else ()), *(one.path for one in opened)))
     wanted = named_of(xml, identify=names.__getitem__) if xml is not None else ()
-    wanted += tuple(
-        _disk(argument, disk.mode, path=path, name=names[path])
-        for (argument, disk), path in zip(given, paths, strict=True)
-    )
+    wanted += tuple(one.named(names[one.path]) for one in opened)
     if not wanted and file is None and uuid is None:
         raise InvalidInput("there is nothing to lock", hint="give --domain FILE.xml, --domain-uuid UUID or --disk PATH")
     return domain, with_readonly_rule(distinct(wanted), rule=settings.readonly_disks)
@@ -76,9 +74,8 @@ def seconds(value: float, /, *, option: str) -> float:
 
 
 def _domain(
-    file: Path | None, /, *, uuid: str | None, name: str
+    settings: Settings, file: Path | None, /, *, uuid: str | None, name: str
 ) -> tuple[DomainId, DomainXml | None]:
-    from etcdlock.domainxml import parse_domain
     from etcdlock.model import DomainId
 
     if file is None:
@@ -89,10 +86,71 @@ def _domain(
         text = file.read_bytes()
     except OSError as error:
         raise InvalidInput(f"--domain {_shown(str(file))}: {error.strerror}") from error
-    parsed = parse_domain(text, source=str(file))
+    parsed = read_xml(settings, text, source=str(file))
     for warning in parsed.warnings:
         print(f"etcdlock: {_shown(str(file))}: warning: {warning}", file=sys.stderr)
     return parsed.domain, parsed
+
+
+def read_xml(settings: Settings, text: bytes, /, *, source: str) -> DomainXml:
+    """A domain XML, with the backing chains of its disks where the cluster locks them.
+
+    Raises `InvalidDomainXml`, and `NotIdentified` for a chain that cannot be told.
+    """
+    from etcdlock.domainxml import parse_domain
+
+    return whole(settings, parse_domain(text, source=source, chains=settings.backing_chain != "none"))
+
+
+def whole(settings: Settings, parsed: DomainXml, /) -> DomainXml:
+    """With what only the images tell of its chains."""
+    from etcdlock.domainxml import chains_of, with_chains
+    from etcdlock.wiring import chains
+
+    reader = chains(settings)
+    if reader is None:
+        return parsed
+    found = with_chains(parsed, chain=reader.below_now(chains_of(parsed)).__getitem__)
+    return replace(found, warnings=(*parsed.warnings, *found.warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A --disk; `below` is the path of an image below it."""
+
+    argument: str
+    disk: DiskArgument
+    below: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.below or str(Path.cwd() / self.disk.path)
+
+    def named(self, name: ResourceName, /) -> Named:
+        from etcdlock.identity import Named, layer_mode
+        from etcdlock.model import Resource
+
+        called, mode = f"--disk {_shown(self.argument)}", self.disk.mode
+        if not self.below:
+            return Named(called, Resource(name.lockspace, name.name, mode, self.path), disk=called)
+        lower = Resource(name.lockspace, name.name, layer_mode(mode), self.path)
+        return Named(f"{called} (backing '{_shown(self.below)}')", lower, disk=called, is_backing=True)
+
+
+def _below(settings: Settings, given: Sequence[_Given], /) -> Iterator[_Given]:
+    """All images below those that are said to be able to have some."""
+    from etcdlock.identity import QCOW2, Link
+    from etcdlock.wiring import chains
+
+    reader = chains(settings)
+    if reader is None:
+        return
+    upper = [(one, Link(one.path)) for one in given if one.disk.image_format == QCOW2]
+    found = reader.below_now(link for _, link in upper)
+    for one, link in upper:
+        for warning in found[link].warnings:
+            print(f"etcdlock: --disk {_shown(one.argument)}: warning: {warning}", file=sys.stderr)
+        yield from (_Given(one.argument, one.disk, path) for path in found[link].layers)
 
 
 def _uuid(text: str | None, /) -> UUID:
@@ -129,13 +187,6 @@ def names_of(settings: Settings, paths: Sequence[str], /) -> dict[str, ResourceN
         if one.warning:
             print(f"etcdlock: {_shown(path)}: warning: {_shown(one.warning)}", file=sys.stderr)
     return {path: one.name for path, one in zip(paths, found, strict=True)}
-
-
-def _disk(argument: str, mode: Mode, /, *, path: str, name: ResourceName) -> Named:
-    from etcdlock.identity import Named
-    from etcdlock.model import Resource
-
-    return Named(f"--disk {_shown(argument)}", Resource(name.lockspace, name.name, mode, path))
 
 
 def _shown(text: str) -> str:

@@ -9,6 +9,7 @@ Pure: texts and facts in, names out; no file is looked at here. What that gives 
   one disk with two names is destroyed.
 """
 
+from etcdlock.identity.chain import DEEPEST_CHAIN, Chain, Link, Read, may_have_backing, read_chain
 from etcdlock.identity.explicit import VOLUME_LOCKSPACE, identify_lease, identify_volume
 from etcdlock.identity.naming import (
     RULES_VERSION,
@@ -26,27 +27,34 @@ from etcdlock.identity.paths import (
     normal_path,
     path_bytes,
 )
+from etcdlock.identity.qcow2 import QCOW2
 from etcdlock.identity.wanted import (
     DiskArgument,
     Named,
     distinct,
+    layer_mode,
     parse_disk_argument,
     with_readonly_rule,
 )
 from etcdlock.identity.words import DiskIdentity, Identified, ResourceName, escaped
 
 __all__ = [
+    "DEEPEST_CHAIN",
     "MD5_LOCKSPACE",
     "PATH_LOCKSPACE",
+    "QCOW2",
     "RULES_VERSION",
     "VOLUME_LOCKSPACE",
+    "Chain",
     "DiskArgument",
     "DiskIdentity",
     "Identified",
+    "Link",
     "Named",
     "Naming",
     "NetworkHost",
     "NetworkSource",
+    "Read",
     "ResourceName",
     "check_local_folder",
     "check_no_local_folders",
@@ -56,10 +64,13 @@ __all__ = [
     "identify_network",
     "identify_path",
     "identify_volume",
+    "layer_mode",
     "local_lockspace",
+    "may_have_backing",
     "normal_path",
     "parse_disk_argument",
     "path_bytes",
+    "read_chain",
     "stays_behind",
     "with_readonly_rule",
 ]

@@ -39,8 +39,8 @@ class GuestStatus:
         return self.job == MIGRATION_IN
 
 
-def parse_status(text: bytes | str, /, *, source: str) -> GuestStatus:
-    """Read one; `source` names it in messages. Raises only `InvalidDomainXml`."""
+def parse_status(text: bytes | str, /, *, source: str, chains: bool = False) -> GuestStatus:
+    """Read one, as `parse_domain` reads what is in it. Raises only `InvalidDomainXml`."""
     root = parse_root(text, tag="domstatus", source=source)
     domain, pid, job = root.find("domain"), root.get("pid", ""), root.find("job")
     if domain is None:
@@ -51,7 +51,7 @@ def parse_status(text: bytes | str, /, *, source: str) -> GuestStatus:
     return GuestStatus(
         int(pid),
         root.get("state", ""),
-        parse_domain(text, source=source),
+        parse_domain(text, source=source, chains=chains),
         job="" if job is None else job.get("async", ""),
         text=text,
     )

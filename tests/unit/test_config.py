@@ -30,7 +30,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "endpoints": "a:1, b:2", "max_txn_ops": "200", "allow_unsafe_etcd": "true", "log_level": "info", "prefix": "/p",
         "readonly_disks": "shared", "takeover_needs": "fence", "answer_seconds": "3", "acquire_seconds": "4",
         "lock_socket": "/run/l", "api_socket": "/run/a", "run_folder": "/run/r", "state_folder": "/s",
-        "disk_identity": "md5",
+        "disk_identity": "md5", "backing_chain": "shared",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
         "cluster_on_session_lost": "freeze",
         "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",

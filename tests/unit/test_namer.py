@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import pytest
 
-from etcdlock.agent import namer as module
+from etcdlock.agent import bounded as module
 from etcdlock.agent.namer import Namer
 from etcdlock.diskfacts import Kind, Mount, Place
 from etcdlock.errors import InvalidInput, NotIdentified

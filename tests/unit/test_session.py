@@ -144,3 +144,12 @@ def test_hosts_whose_rules_would_give_other_names_do_not_share_a_cluster() -> No
     with pytest.raises(ContractMismatch, match="identity_rules: here 2, cluster 1"):
         check_contract(Contract(TIMING, disk_identity="auto", identity_rules=2), agreed, key="/k")
     assert "identity_rules" not in Contract(TIMING).as_mapping(), "older hosts join where paths are names"
+
+
+def test_a_contract_from_before_there_were_backing_chains_locks_none_and_both_values_are_told() -> None:
+    older = Contract(TIMING).as_mapping()
+    assert "backing_chain" not in older, "older hosts join where chains are not locked"
+    with pytest.raises(ContractMismatch, match="backing_chain: here shared, cluster none"):
+        check_contract(Contract(TIMING, backing_chain="shared"), older, key="/k")
+    with pytest.raises(ContractMismatch, match="backing_chain: here none, cluster shared"):
+        check_contract(Contract(TIMING), Contract(TIMING, backing_chain="shared").as_mapping(), key="/k")
