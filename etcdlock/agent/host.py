@@ -27,6 +27,7 @@ from etcdlock.agent.endings import Endings
 from etcdlock.agent.enforcer import Enforcer, Together
 from etcdlock.agent.host_ledger import HostLedger
 from etcdlock.agent.judging import named, same
+from etcdlock.agent.lookout import Lookout
 from etcdlock.agent.member import Member
 from etcdlock.agent.namer import Namer
 from etcdlock.agent.observer import Observer
@@ -142,6 +143,7 @@ class HostAgent:
         parts.create_task(self.member.keep(self.ledger))
         parts.create_task(self._enforcer.keep())
         parts.create_task(self._observer.keep())
+        parts.create_task(Lookout(self._context, observer=self._observer).keep())
         if self._keeper is not None:
             parts.create_task(self._keeper(self.member))
         found = await held_earlier(self._context, until=self._until(self._join_seconds))

@@ -12,7 +12,7 @@ import asyncio
 import logging
 
 from etcdlock.agent.context import Context
-from etcdlock.agent.proving import declare
+from etcdlock.agent.proving import declare, owners_of_locks
 from etcdlock.errors import EtcdlockError
 from etcdlock.journal import note
 from etcdlock.model import Proof, SessionRef
@@ -88,7 +88,9 @@ class Observer:
             await self._declare(ref)
 
     async def _declare(self, ref: SessionRef, /) -> None:
+        """Only what a lock still names: its host may have joined anew and carried all of them over."""
         hold_off = self._context.timing.hold_off_seconds
-        await declare(self._context, ref, proof=Proof.SILENCE, reason=f"key missing for {hold_off:g} s")
+        if ref in await owners_of_locks(self._context):
+            await declare(self._context, ref, proof=Proof.SILENCE, reason=f"key missing for {hold_off:g} s")
         self._followed -= {ref}
         self._missing_since.pop(ref, None)

@@ -12,11 +12,12 @@ from etcdlock.errors import HeldElsewhere
 from etcdlock.explain import describe_blockers
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRef
-from etcdlock.ports import KeyValue, Txn
+from etcdlock.ports import KeyValue, Snapshot, Txn
 from etcdlock.records import decode_domain, decode_first, decode_obituary
 from etcdlock.session import ended_by_reboot
+from etcdlock.survey import take_survey
 from etcdlock.takeover import Evidence, Obstacles, blockers, look_at_domains, look_at_sessions
-from etcdlock.transitions import write_obituary
+from etcdlock.transitions import all_domains, write_obituary
 
 READS_AT_ONCE = 64
 """Half of what etcd takes in one transaction unless it is told otherwise."""
@@ -34,6 +35,13 @@ async def gather(context: Context, obstacles: Obstacles, /) -> Evidence:
         living=frozenset(ref for i, ref in enumerate(ordered) if looked[2 * i]),
         obituaries={ref: obituary for ref, obituary in obituaries.items() if obituary is not None},
     )
+
+
+async def owners_of_locks(context: Context, /) -> frozenset[SessionRef]:
+    """All sessions that locks name, whether they live or not; records that cannot be read name none."""
+    looked = await context.look(all_domains(context.keys))
+    survey = take_survey(Snapshot(looked.revision, looked.replies[1]), keys=context.keys)
+    return frozenset(lock.stored.record.owner for lock in survey.locks)
 
 
 async def proofs_against(context: Context, obstacles: Obstacles, /) -> Evidence:

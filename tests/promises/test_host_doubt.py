@@ -329,7 +329,7 @@ def test_a_lock_for_a_guest_that_could_not_be_guarded_is_no_yes_later_either(pla
         with pytest.raises(EtcdlockError):
             await asking
         a.host.store.mend()
-        with pytest.raises(GuardLost):
+        with pytest.raises((GuardLost, Superseded)):    # the latter if etcd had heard of the giving back
             await a.take(vm.owner, X)
 
     play(scenario)

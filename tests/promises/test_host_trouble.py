@@ -38,6 +38,42 @@ def test_a_disk_of_a_dead_host_is_added_with_the_proof_and_its_domain_keeps_the_
     play(scenario)
 
 
+def test_a_guest_of_a_host_that_ended_long_ago_starts_elsewhere_at_once_though_nobody_has_asked_before(
+    play: Play,
+) -> None:
+    async def scenario(world: World) -> None:
+        a, b = await hypervisor(world, "a"), await hypervisor(world, "b")
+        await power_off(world, a, await a.start(VM, X))
+        await asyncio.sleep(world.timing.takeover_seconds + 1.0)
+        assert (await b.start(VM, X)).runs
+
+    play(scenario)
+
+
+def test_an_agent_that_begins_after_another_host_ended_counts_from_its_beginning(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = await hypervisor(world, "a")
+        await power_off(world, a, await a.start(VM, X))
+        await asyncio.sleep(world.timing.ttl_seconds + 2.0)
+        b = await hypervisor(world, "b")
+        await asyncio.sleep(world.timing.hold_off_seconds + 1.0)
+        assert (await b.start(VM, X)).runs
+
+    play(scenario)
+
+
+def test_no_proof_is_written_of_a_session_whose_host_has_joined_anew_with_all_its_locks(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a, _ = await hypervisor(world, "a"), await hypervisor(world, "b")
+        vm = await a.start(VM, X)
+        world.etcd.revoke_wrongly(world.leases(a.host)[0])
+        await asyncio.sleep(world.timing.takeover_seconds + 5.0)
+        assert vm.runs
+        assert world.obituaries() == []
+
+    play(scenario)
+
+
 def test_the_disk_of_a_host_that_joined_anew_meanwhile_is_not_added(play: Play) -> None:
     async def scenario(world: World) -> None:
         a, b = await hypervisor(world, "a"), await hypervisor(world, "b")
