@@ -44,14 +44,19 @@ def pytest_configure() -> None:
         del os.environ[variable]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests go to the same lane: those that need the machine, and otherwise those of one file."""
-    for item in items:
-        where = item.path.relative_to(item.config.rootpath)
-        lane = "machine" if where.parts[1] in ONE_LANE else str(where)
-        if item.config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(lane))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole lanes: what needs the machine is one, and otherwise every file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
+        """By folder or file."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", maxsplit=1)[0]
+            return "machine" if Path(file).parts[1] in ONE_LANE else file
+
+    return Lanes(config, log)
 
 
 @pytest.hookimpl(trylast=True)
