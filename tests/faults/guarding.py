@@ -9,11 +9,11 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import etcdlock
 from etcdlock.adapters.clock import BootClock
@@ -127,13 +127,20 @@ class Guarded:
 
 
 @contextmanager
-def raw_guard(*options: str) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+def raw_guard(
+    *options: str,
+    python: Sequence[str] = (sys.executable, "-I", "-S"),
+    guard_file: Path = GUARD,
+    folder: Path = Path("/"),
+    errors: int | IO[bytes] = subprocess.PIPE,
+) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
     """A guard that nobody has prepared the ground for, and our end of its socket. It is ready."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reading, writing = os.pipe()
-    command = [sys.executable, "-I", "-S", *options, str(GUARD), str(theirs.fileno())]
+    command = [*python, *options, str(guard_file), str(theirs.fileno())]
     passed, pipe = (theirs.fileno(), writing), subprocess.PIPE
-    with ours, theirs, subprocess.Popen(command, pass_fds=passed, stdin=pipe, stdout=pipe, stderr=pipe) as guard:
+    starting = subprocess.Popen(command, pass_fds=passed, stdin=pipe, stdout=pipe, stderr=errors, cwd=folder)
+    with ours, theirs, starting as guard:
         os.close(writing)
         theirs.close()
         ours.settimeout(DEADLINE_SECONDS)

@@ -1,0 +1,112 @@
+"""A disk that hangs, the one that all of the guard lies on, does not stop the guard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from etcdlock.escalation import Action, Charge
+from etcdlock.guard import table, wire
+from tests.faults.guarding import CLOCK, DEADLINE_SECONDS, GUARD, comes_true, raw_guard
+
+LATE_SECONDS = 2.0
+LIFE_SECONDS = 10.0
+"""As `raw_guard` tells it: a session's guests are stopped this long after its last proof."""
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own, thawed and unmounted whatever happens, also if this process does not live on."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a loop device and a mount: sudo")
+    image, point = folder / "image", folder / "disk"
+    with image.open("xb") as opened:
+        opened.truncate(128 * 2**20)
+    point.mkdir()
+    done("mkfs.ext4", "-q", "-F", image)
+    done("mount", "-o", "loop", image, point)
+    at_last = ("sh", "-c", 'read -r _; fsfreeze -u "$1" 2>/dev/null; umount "$1"', "thaw", str(point))
+    with subprocess.Popen(at_last, stdin=subprocess.PIPE) as thawing:
+        try:
+            yield point
+        finally:
+            thawing.communicate(timeout=DEADLINE_SECONDS)
+    assert not point.is_mount()
+
+
+def thaw(point: Path) -> None:
+    """If it is not thawed already."""
+    subprocess.run(("fsfreeze", "-u", point), check=False, stderr=subprocess.DEVNULL, timeout=DEADLINE_SECONDS)
+
+
+def done(*command: str | Path) -> None:
+    subprocess.run(command, check=True, timeout=DEADLINE_SECONDS)
+
+
+def installed(point: Path, *, planted: str) -> Path:
+    """The interpreter's program and the guard's, there; its loop does what is planted, in each round."""
+    package = point / "etcdlock"
+    shutil.copytree(GUARD.parent, package / "guard")
+    shutil.copy(GUARD.parents[1] / "escalation.py", package)
+    shutil.copy(Path(sys.executable).resolve(), point / "python")
+    loop, begins = package / "guard" / "loop.py", "    def _act(self) -> None:\n"
+    text = loop.read_text(encoding="utf-8")
+    assert text.count(begins) == 1
+    loop.write_text(text.replace(begins, f"{begins}        {planted}\n"), encoding="utf-8")
+    return package / "guard" / GUARD.name
+
+
+@pytest.mark.parametrize(
+    ("planted", "in_time"), [("pass", True), ("open('log', 'ab').write(b'.')", False)], ids=["guard", "planted"]
+)
+def test_a_disk_that_hangs_stops_no_guard_but_one_that_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str, in_time: bool
+) -> None:
+    """All that the guard is of lies on that disk: programs, folder, log. Nobody can write to it until it is thawed.
+    Reading a frozen ext4 does not hang, so that is not shown here.
+    """
+    monkeypatch.setenv("PYTHONHOME", sys.base_prefix)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with ExitStack() as stack:
+        point = stack.enter_context(disk(tmp_path))
+        file = installed(point, planted=planted)
+        guest = stack.enter_context(subprocess.Popen(["sleep", "300"]))
+        stack.callback(guest.kill)
+        errors = stack.enter_context((point / "errors").open("wb"))
+        python = (str(point / "python"), "-s", "-P", "-S")
+        link, _ = stack.enter_context(raw_guard(python=python, guard_file=file, folder=point, errors=errors))
+        stack.callback(thaw, point)
+        deadline = CLOCK.now() + 3.0
+        said(link, wire.PROVE, deadline - LIFE_SECONDS, "s")
+        process = table.look_up(guest.pid)
+        assert process is not None
+        pidfd = os.pidfd_open(guest.pid)
+        said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(Action.KILL)), pidfd=pidfd)
+        os.close(pidfd)
+        done("fsfreeze", "-f", point)
+        assert guest.poll() is None
+        assert CLOCK.now() < deadline, "the machine is too slow: it was not frozen in time"
+        left_seconds = deadline + LATE_SECONDS - CLOCK.now()
+        assert comes_true(lambda: guest.poll() is not None, within_seconds=left_seconds) is in_time
+        done("fsfreeze", "-u", point)
+        assert guest.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+
+
+def said(link: socket.socket, verb: str, *fields: object, pidfd: int | None = None) -> None:
+    packet = wire.pack(verb, "7", *fields)
+    if pidfd is None:
+        link.send(packet)
+    else:
+        socket.send_fds(link, [packet], [pidfd])
+    while not (answer := link.recv(200)).startswith((b"done", b"refused")):
+        pass
+    assert answer == b"done 7"
