@@ -1,7 +1,11 @@
-"""A disk that hangs, the one that all of the guard lies on, does not stop the guard."""
+"""A disk that hangs, the one that all of the guard lies on, does not stop the guard.
+
+Once it keeps watch it opens no file but the kernel's own, and loads no module anew.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,11 +20,63 @@ import pytest
 
 from etcdlock.escalation import Action, Charge
 from etcdlock.guard import table, wire
-from tests.faults.guarding import CLOCK, DEADLINE_SECONDS, GUARD, comes_true, raw_guard
+from tests.faults.guarding import CLOCK, DEADLINE_SECONDS, GUARD, comes_true, ends, lives, raw_guard
 
+AUDITED = """
+import json, os, runpy, sys
+seen, watching, end = [], [], os._exit
+
+def hook(event, arguments):
+    if event == "socket.sendmsg":       # with its first words it says that it keeps watch
+        watching.append(event)
+    if watching and event in ("open", "import", "os.listdir", "os.scandir", "os.chdir", "exec", "compile"):
+        seen.append([event, str(arguments[0])])
+
+def ended(status):
+    found = list(seen)
+    with open(os.environ["AUDIT"], "w") as stream:
+        json.dump(found, stream)
+    end(status)
+
+os._exit = ended
+sys.addaudithook(hook)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 LATE_SECONDS = 2.0
 LIFE_SECONDS = 10.0
 """As `raw_guard` tells it: a session's guests are stopped this long after its last proof."""
+
+
+def test_a_whole_life_of_guests_takes_the_guard_to_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests that are killed, frozen, let go on by somebody, that end by themselves; the agent gone at last."""
+    audit = tmp_path / "audit"
+    monkeypatch.setenv("AUDIT", str(audit))
+    with raw_guard("-c", AUDITED) as (link, guard), ExitStack() as stack:
+        guests = [stack.enter_context(subprocess.Popen(["sleep", "300"])) for _ in range(4)]
+        for guest in guests:
+            stack.callback(guest.kill)
+        proven = CLOCK.now() - LIFE_SECONDS + 0.8
+        said(link, wire.PROVE, proven, "s")
+        for guest, action in zip(guests, [Action.KILL, Action.FREEZE, Action.KILL, Action.KILL], strict=True):
+            process = table.look_up(guest.pid)
+            assert process is not None
+            pidfd = os.pidfd_open(guest.pid)
+            said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(action)), pidfd=pidfd)
+            os.close(pidfd)
+        guests[2].kill()
+        assert comes_true(lambda: not lives(guests[0].pid))
+        while not link.recv(200).startswith(b"frozen "):    # until then it is stopped again, and stands
+            pass
+        pidfd = os.pidfd_open(guard.pid)
+        link.close()
+        os.kill(guests[1].pid, signal.SIGCONT)      # it was not armed anew: it is killed
+        assert ends(pidfd, within_seconds=30.0)
+        os.close(pidfd)
+    seen = json.loads(audit.read_text(encoding="utf-8"))
+    assert any(event == "open" and name.startswith("/proc/") for event, name in seen), "nothing was recorded"
+    kernels = ("/proc", "/sys/fs/cgroup/")
+    assert [[event, name] for event, name in seen if event == "import" or not name.startswith(kernels)] == []
 
 
 @contextmanager
@@ -72,7 +128,7 @@ def test_a_disk_that_hangs_stops_no_guard_but_one_that_writes_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str, in_time: bool
 ) -> None:
     """All that the guard is of lies on that disk: programs, folder, log. Nobody can write to it until it is thawed.
-    Reading a frozen ext4 does not hang, so that is not shown here.
+    Reading a frozen ext4 does not hang: that nothing is read there, the other test shows.
     """
     monkeypatch.setenv("PYTHONHOME", sys.base_prefix)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
