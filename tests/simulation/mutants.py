@@ -204,13 +204,6 @@ MUTANTS = (
         Edit("agent.observer", "            self._missing_since[ref] = self._context.clock.now()\n",
              "            self._missing_since[ref] = self._context.clock.wall().timestamp()\n"),
     ), ("deadline", "operators")),
-    Mutant("hold_off_from_before_the_look", PROOF, (
-        Edit("agent.observer", "            if (await self._context.store.read", """\
-            begun = self._context.clock.now()
-            if (await self._context.store.read"""),
-        Edit("agent.observer", "            self._missing_since[ref] = self._context.clock.now()\n",
-             "            self._missing_since[ref] = begun\n"),
-    ), ("deadline",)),
     Mutant("obituary_without_compare", PROOF, (
         Edit("transitions", "        compare=(absent(session), absent(lost)),\n", "        compare=(absent(lost),),\n"),
     ), ("operators",)),
