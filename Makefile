@@ -14,7 +14,7 @@ demo: $(VENV)/.embedded
 
 # Two lanes: see tests/conftest.py.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 # A real libvirt on hosts in namespaces of their own, as root: some minutes.
 test-libvirt: $(VENV)/.test

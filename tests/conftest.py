@@ -30,6 +30,9 @@ LEFT_OVER = pytest.StashKey[list[str]]()
 ONE_LANE = ("cluster", "containers", "deploy", "e2e", "faults", "libvirt", "storage", "systemd", "watchdog")
 """Folders whose tests must not run beside each other."""
 
+LONG = ("model", "simulation", "fuzz")
+"""Folders with single tests of minutes: they begin early, so that no lane waits for them at the end."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test ARGS=--no-skips`."""
@@ -42,6 +45,12 @@ def pytest_configure() -> None:
     os.environ[name] = value
     for variable in [name for name in os.environ if name.startswith("ETCDLOCK_")]:
         del os.environ[variable]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest lanes first."""
+    folders = {**dict.fromkeys(ONE_LANE, 0), **dict.fromkeys(LONG, 1)}
+    items.sort(key=lambda item: folders.get(Path(item.nodeid).parts[1], 2))
 
 
 @pytest.hookimpl(optionalhook=True)
