@@ -16,6 +16,7 @@ from etcdlock.api.app import create_app
 from etcdlock.cli.app import COMMANDS, build
 
 MODULES = {
+    "driver": "The lock manager, for management programs",
     "api.client": "A client of the agent's API, standard library only",
     "errors": "Every error, one tree",
     "testing": "Virtual time, a store, guests and a guard for tests of your own",
