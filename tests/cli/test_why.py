@@ -80,9 +80,9 @@ def test_a_guest_that_the_guard_stopped_after_its_agent_was_killed_and_who_took_
     assert [json.loads(line)["event"] for line in kept].count("guard_strikes") == 1
     through, own = ["--via", "agent"], ["--via", "own"]
     deadline = time.monotonic() + DEADLINE_SECONDS     # the agent that has just started still adds to its record
-    while (told := [site.do("why", "vm1", *way, "--json").document() for way in (through, own)])[0] != told[1]:
-        assert time.monotonic() < deadline, told
-    assert names(told[0]).count("guard_strikes") == 1
+    while (both := [site.do("why", "vm1", *way, "--json").document() for way in (through, own)])[0] != both[1]:
+        assert time.monotonic() < deadline, both
+    assert names(both[0]).count("guard_strikes") == 1
     assert list(memory.glob("flight-*")) != []  # of the guard that lives
     other.send(signal.SIGTERM)
     other.ended()
