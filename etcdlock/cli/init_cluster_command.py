@@ -86,6 +86,7 @@ def _print(document: Document, /) -> None:
         table.add_row(tables.text(user["name"]), rights, tables.text("new" if user["new"] else "was there"))
     out.print(table)
     asks = "etcd asks everybody who they are" if document["authentication"] else "etcd still lets everybody in"
-    out.print(tables.text(f"\n{asks}."))
+    out.print()
+    out.print(tables.text(f"{asks}."))
     if document["warning"]:
         out.print(tables.text(f"WARNING: {document['warning']}", style="bold red"), soft_wrap=True)
