@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from etcdlock.agent.context import Context
 from etcdlock.agent.fencing import Order, fence, is_this_host
 from etcdlock.agent.member import Member
+from etcdlock.agent.session_ends import wake_at_ends
 from etcdlock.agent.waiting import first_of
 from etcdlock.errors import EtcdlockError
 from etcdlock.journal import note
@@ -73,7 +73,7 @@ class Fencer:
     async def keep(self) -> None:
         """Look and fence, for ever."""
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(self._watch())
+            parts.create_task(wake_at_ends(self._context, self._woken, pause_seconds=LOOK_EVERY_SECONDS))
             while True:
                 self._woken.clear()
                 try:
@@ -95,19 +95,6 @@ class Fencer:
             note("fencer_failed", level=logging.WARNING, host=host, error=error)
         finally:
             self._busy.discard(host)
-
-    async def _watch(self) -> NoReturn:
-        """Sessions that end wake us."""
-        context = self._context
-        while True:
-            try:
-                seen = (await context.store.read(context.keys.sessions())).revision
-                async for event in context.store.watch((context.keys.sessions(),), after_revision=seen):
-                    if event.value is None:
-                        self._woken.set()
-            except EtcdlockError as error:
-                note("watch_failed", level=logging.INFO, error=error)
-            await context.clock.sleep(LOOK_EVERY_SECONDS)
 
     async def _pause(self) -> None:
         seconds = LOOK_AGAIN_SECONDS if self._missing_since else LOOK_EVERY_SECONDS

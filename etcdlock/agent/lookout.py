@@ -16,6 +16,7 @@ from typing import NoReturn
 from etcdlock.agent.context import Context
 from etcdlock.agent.observer import Observer
 from etcdlock.agent.proving import owners_of_locks
+from etcdlock.agent.session_ends import wake_at_ends
 from etcdlock.agent.waiting import first_of
 from etcdlock.errors import EtcdlockError
 from etcdlock.journal import note
@@ -38,7 +39,7 @@ class Lookout:
     async def keep(self) -> NoReturn:
         """Look, and at every end of a session again."""
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(self._watch())
+            parts.create_task(wake_at_ends(self._context, self._woken, pause_seconds=LOOK_EVERY_SECONDS))
             while True:
                 self._woken.clear()
                 try:
@@ -55,15 +56,3 @@ class Lookout:
         if self._living is None or not self._living <= living:
             self._observer.follow_too(await owners_of_locks(context) - living)
         self._living = living
-
-    async def _watch(self) -> NoReturn:
-        context = self._context
-        while True:
-            try:
-                seen = (await context.store.read(context.keys.sessions())).revision
-                async for event in context.store.watch((context.keys.sessions(),), after_revision=seen):
-                    if event.value is None:
-                        self._woken.set()
-            except EtcdlockError as error:
-                note("watch_failed", level=logging.INFO, error=error)
-            await context.clock.sleep(LOOK_EVERY_SECONDS)
