@@ -1,4 +1,4 @@
-"""Guests that `etcdlock run` has started and this host's agent guards: all of their processes, not the first alone.
+"""Guests that `etcdlock run` or `reserve` has started and this host's agent guards: all processes, not the first alone.
 
 Such a guest has ended once its leader has, and nothing is left that descends from it or carries the mark that its gate
 left behind (`guard.table`): its locks are given back no earlier.
@@ -26,7 +26,7 @@ from etcdlock.ports import ExitStatus
 
 _LOOK_EVERY_SECONDS = 0.1
 _GATE = (b"-I", b"-S", b"gate.py")
-_RUN = (b"etcdlock", b"run")
+_RUN = frozenset(((b"etcdlock", b"run"), (b"etcdlock", b"reserve")))
 
 
 class GatedGuest(FoundGuest):
@@ -88,7 +88,7 @@ def _pidfd_of_one_that_has_ended() -> int:
 
 
 def is_gated(process: table.Process, /) -> bool:
-    """Whether it waits behind a gate, or is what `etcdlock run` has let through one.
+    """Whether it waits behind a gate, or is what `etcdlock run` or `reserve` has let through one.
 
     Reads no memory but that of Python programs: a guest's own may have to be waited for. A gate's command has the
     parent that its gate had, or dies with it.
@@ -103,7 +103,7 @@ def _is_gate(pid: int) -> bool:
 
 def _runs_guests(pid: int) -> bool:
     arguments = [argument.rpartition(b"/")[2] for argument in _arguments_of_python(pid)]
-    return _RUN in itertools.pairwise(arguments)
+    return not _RUN.isdisjoint(itertools.pairwise(arguments))
 
 
 def _arguments_of_python(pid: int) -> list[bytes]:

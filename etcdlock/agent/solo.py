@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,11 +32,16 @@ from etcdlock.transitions import Wanted
 LIVE_PAUSE_SECONDS = 0.1
 
 
+def _tell_nobody(token: int, /) -> None:
+    """Of a guest that has been let run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What is to run: the domain, its resources, and the command with its environment.
 
     `wait_seconds` is how long to wait for locks that others hold; `answer_seconds` how long for an etcd that is away.
+    `tell` is told the token once it runs.
     """
 
     domain: DomainId
@@ -45,6 +50,7 @@ class Task:
     environment: Mapping[str, str]
     wait_seconds: float = 0.0
     answer_seconds: float = 10.0
+    tell: Callable[[int], None] = _tell_nobody
 
     @property
     def patience_seconds(self) -> float:
@@ -194,8 +200,9 @@ class Solo:
         """Wait for the guest's end, or bring it about where we are cancelled, and give its locks back."""
         going = asyncio.ensure_future(guest.gone())
         try:
+            self._task.tell(stored.token)
             await asyncio.wait((going,))
-        except asyncio.CancelledError:
+        except BaseException:
             guest.kill()
             raise
         finally:

@@ -58,7 +58,7 @@ def create_app(
     )
     app.include_router(ViewRoutes(cluster, desk=desk, namer=namer).router())
     reservations = ReservationRoutes(
-        domains, desk=desk, namer=namer, readonly_disks=readonly_disks, host=cluster.host
+        domains, desk=desk, namer=namer, chains=chains, readonly_disks=readonly_disks, host=cluster.host
     )
     app.include_router(reservations.router())
     for router in extra_routers:

@@ -72,11 +72,17 @@ class AgentClient:
         """The domain's lock as it stands, whosever it is; `host` is None if nobody's."""
         return self._call("GET", f"/v1/domains/{uuid}")
 
-    def reserve(self, owner: Owner, resources: Iterable[Resource], /) -> HeldConnection:
-        """Hold these for a process that is no guest, until what comes back is closed."""
+    def reserve(
+        self, owner: Owner, resources: Iterable[Resource], /, *, domains: Iterable[tuple[str, bool]] = ()
+    ) -> HeldConnection:
+        """Hold these for a process that is no guest, until what comes back is closed.
+
+        `domains`: of each its XML, and whether it is only read.
+        """
+        wanted = _wanted(owner, resources) | {"domains": [{"xml": xml, "readonly": only} for xml, only in domains]}
         connection = self._connected()
         try:
-            document = connection.begin(f"/v1/reservations/{owner.domain.uuid}", _wanted(owner, resources))
+            document = connection.begin(f"/v1/reservations/{owner.domain.uuid}", wanted)
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
             raise OutcomeUnknown(f"the agent's answer was lost: {error!r}", hint="the connection has ended") from error

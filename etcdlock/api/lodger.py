@@ -84,7 +84,7 @@ class Lodger:
             raise
         self._running, self._has_run = guest, True
         note("guest_started", domain=self._task.domain, pid=guest.pid, token=token)
-        return await self._until_gone(guest)
+        return await self._until_gone(guest, token)
 
     # --- starting --------------------------------------------------------------------------------------------------
 
@@ -117,12 +117,13 @@ class Lodger:
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
-    async def _until_gone(self, guest: Guest, /) -> Ending:
+    async def _until_gone(self, guest: Guest, token: int, /) -> Ending:
         """Wait for the guest's end, or bring it about where we are cancelled, and for its locks to be given back."""
         going = asyncio.ensure_future(guest.gone())
         try:
+            self._task.tell(token)
             await asyncio.wait((going,))
-        except asyncio.CancelledError:
+        except BaseException:
             guest.kill()
             raise
         finally:

@@ -82,27 +82,36 @@ class WantedResource(Sent):
         return Named(f"{self.path} (backing {path})", lower, disk=self.path, is_backing=True)
 
 
-class WantedLocks(Sent):
-    """A guest of this host, by the pid of its process, and all that it needs."""
+class Wanted(Sent):
+    """Resources, by themselves."""
 
-    name: Annotated[str, Field(max_length=255)] = Field(default="", description="the domain's name, for people")
-    pid: int = Field(ge=1, le=2**31 - 1, description="of its process on this host, which must exist")
     resources: tuple[WantedResource, ...] = Field(default=(), max_length=MOST_RESOURCES)
-
-    def owner(self, uuid: UUID, /) -> Owner:
-        """The guest."""
-        return Owner(DomainId(uuid, self.name), self.pid)
 
     def paths(self, chains: Mapping[Link, Chain], /) -> tuple[str, ...]:
         """All that must be named. Raises `InvalidInput`."""
         below = (path for one in self.resources for path in one.layers(chains))
         return (*(path for one in self.resources for path in one.paths), *below)
 
-    def named(self, identify: Identify, /, *, chains: Mapping[Link, Chain]) -> tuple[Resource, ...]:
-        """Each once, and what lies below. Raises `InvalidInput`."""
+    def all_named(self, identify: Identify, /, *, chains: Mapping[Link, Chain]) -> list[Named]:
+        """Each, repetitions included, and what lies below. Raises `InvalidInput`."""
         wanted = [one.named(identify) for one in self.resources]
         wanted += (one.below(path, identify) for one in self.resources for path in one.layers(chains))
-        return distinct(wanted)
+        return wanted
+
+
+class WantedLocks(Wanted):
+    """A guest of this host, by the pid of its process, and all that it needs."""
+
+    name: Annotated[str, Field(max_length=255)] = Field(default="", description="the domain's name, for people")
+    pid: int = Field(ge=1, le=2**31 - 1, description="of its process on this host, which must exist")
+
+    def owner(self, uuid: UUID, /) -> Owner:
+        """The guest."""
+        return Owner(DomainId(uuid, self.name), self.pid)
+
+    def named(self, identify: Identify, /, *, chains: Mapping[Link, Chain]) -> tuple[Resource, ...]:
+        """Each once, and what lies below. Raises `InvalidInput`."""
+        return distinct(self.all_named(identify, chains=chains))
 
 
 class IncomingLocks(WantedLocks):
@@ -113,20 +122,23 @@ class IncomingLocks(WantedLocks):
     )
 
 
-class ReservedLocks(Sent):
+class ReservedDomain(Sent):
+    """All disks and leases of a domain; the domain itself is not locked."""
+
+    xml: str = Field(description="libvirt's domain XML")
+    readonly: bool = Field(default=False, description="they are only read: all shared")
+
+
+class ReservedLocks(Wanted):
     """What a process that is no guest needs. `pid` is its own, if it is not the caller's."""
 
     name: Annotated[str, Field(max_length=255)] = Field(default="", description="what it is for, for people")
     pid: int = Field(default=0, ge=0, le=2**31 - 1, description="of a process on this host; 0: of the caller")
-    resources: tuple[WantedResource, ...] = Field(min_length=1, max_length=MOST_RESOURCES)
+    domains: tuple[ReservedDomain, ...] = Field(default=(), max_length=MOST_RESOURCES)
 
     def owner(self, uuid: UUID, /, *, caller: int) -> Owner:
         """The process."""
         return Owner(DomainId(uuid, self.name), self.pid or caller)
-
-    def named(self, identify: Identify, /) -> tuple[Resource, ...]:
-        """Each once. Raises `InvalidInput`."""
-        return distinct(resource.named(identify) for resource in self.resources)
 
 
 class Stopped(Sent):

@@ -7,18 +7,22 @@ agent ends first, it is kept until the process ends: nobody could have said that
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
+from etcdlock.agent.chains import Chains
 from etcdlock.agent.namer import Namer
 from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import DomainUuid, Lock, ReservedLocks
-from etcdlock.identity import with_readonly_rule
-from etcdlock.model import Owner
+from etcdlock.domainxml import DomainXml, chains_of, named_of, parse_domain, paths_of, with_chains
+from etcdlock.identity import check_reservable, distinct, of_domain, with_readonly_rule
+from etcdlock.journal import note
+from etcdlock.model import Owner, Resource
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -30,11 +34,12 @@ class ReservationRoutes:
     """One call."""
 
     def __init__(
-        self, domains: Domains, /, *, desk: Desk, namer: Namer, readonly_disks: str, host: str
+        self, domains: Domains, /, *, desk: Desk, namer: Namer, chains: Chains | None, readonly_disks: str, host: str
     ) -> None:
         self._domains = domains
         self._desk = desk
         self._namer = namer
+        self._chains = chains
         self._readonly_disks = readonly_disks
         self._host = host
 
@@ -54,11 +59,31 @@ class ReservationRoutes:
     async def reserve(self, uuid: DomainUuid, wanted: ReservedLocks, request: Request) -> StreamingResponse:
         """The first line of the answer is the lock; then come empty lines, every few seconds, and no end."""
         owner = wanted.owner(uuid, caller=request.state.pid)
-        names = await self._namer.names([path for one in wanted.resources for path in one.paths])
-        resources = with_readonly_rule(wanted.named(names.__getitem__), rule=self._readonly_disks)
-        stored = await self._desk.see_to(self._domains.acquire(owner, resources))
+        stored = await self._desk.see_to(self._domains.acquire(owner, await self._all(wanted)))
         lock = Lock.of(uuid, stored, host=self._host)
         return _Held(self._given_back, owner, lock.model_dump_json())
+
+    async def _all(self, wanted: ReservedLocks, /) -> tuple[Resource, ...]:
+        """Of all domains and by themselves, with the images below."""
+        xmls = self._parsed(wanted)
+        links = [*(one.link for one in wanted.resources), *(link for xml in xmls for link in chains_of(xml))]
+        found = await self._chains.below(filter(None, links)) if self._chains is not None else {}
+        whole = [with_chains(xml, chain=found.__getitem__) for xml in xmls]
+        names = await self._namer.names((*wanted.paths(found), *(path for xml in whole for path in paths_of(xml))))
+        all_named = wanted.all_named(names.__getitem__, chains=found)
+        for one, xml in zip(wanted.domains, whole, strict=True):
+            disks = named_of(xml, identify=names.__getitem__)
+            all_named += (of_domain(named, xml.domain.name, readonly=one.readonly) for named in disks)
+        return check_reservable(with_readonly_rule(distinct(all_named), rule=self._readonly_disks))
+
+    def _parsed(self, wanted: ReservedLocks, /) -> list[DomainXml]:
+        """Raises `InvalidDomainXml`. What they hand to their guests and is not reserved is in the log."""
+        chains = self._chains is not None
+        xmls = [parse_domain(one.xml, source=f"domains.{n}.xml", chains=chains) for n, one in enumerate(wanted.domains)]
+        for xml in xmls:
+            for warning in xml.warnings:
+                note("not_reserved", level=logging.WARNING, domain=xml.domain, warning=warning)
+        return xmls
 
     async def _given_back(self, owner: Owner, /) -> None:
         await self._desk.see_to(self._domains.give_back(owner))

@@ -14,8 +14,8 @@ from etcdlock.cli.manpage import ManPage
 from etcdlock.errors import EtcdlockError
 
 COMMANDS = (
-    "run", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify", "attach",
-    "adopt", "agent", "events", "certs", "init-cluster", "demo",
+    "run", "reserve", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify",
+    "attach", "adopt", "agent", "events", "certs", "init-cluster", "demo",
 )  # fmt: skip
 
 

@@ -77,6 +77,11 @@ class Places:
     statuses: Path
     conf: Path
 
+    @property
+    def definitions(self) -> Path:
+        """Of the domains that it knows, whether they run or not."""
+        return self.conf.parent / "qemu"
+
 
 def places(*, uid: int, environment: Mapping[str, str]) -> Places:
     """By libvirt's own rules."""

@@ -16,34 +16,24 @@ access denied, 126 and 127 COMMAND cannot be executed or does not exist.
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etcdlock.cli.common import Common, run_async
-from etcdlock.cli.exits import Exit
+from etcdlock.cli.common import Common
+from etcdlock.cli.tenure import Interrupted, report, run_task
 from etcdlock.cli.via import ViaOption, agent_for
 from etcdlock.cli.wanted import chosen_action, read_wanted, seconds
 from etcdlock.errors import InvalidInput
 from etcdlock.escalation import Action
-from etcdlock.meeting import LOOK_SECONDS, Purpose
+from etcdlock.meeting import Purpose
 
 if TYPE_CHECKING:
-    from etcdlock.agent.solo import Ending, Solo, Task
     from etcdlock.api.client import AgentClient
-    from etcdlock.api.lodger import Lodger
     from etcdlock.config import Settings
 
 USAGE = "[OPTIONS] -- COMMAND [ARGUMENT]..."
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-NOT_TOLD = (
-    "has ended, but etcd could not be told that its locks are free; "
-    "others can take them over once this host's session has been missing for the hold-off"
-)
-NOT_GIVEN_BACK = "has ended, but its locks are not given back yet: this host's agent does that once it and etcd are up"
 
 
 def command(
@@ -75,7 +65,6 @@ def command(
 ) -> int:
     """Acquire, run, release."""
     from etcdlock.agent.solo import Task
-    from etcdlock.cli.backlog import logging_in_background
 
     settings = common.settings(via=via)
     who, resources = read_wanted(settings, file=domain, uuid=domain_uuid, name=name, disks=disk or [])
@@ -90,11 +79,10 @@ def command(
     action = chosen_action(settings, file=domain, given=on_session_lost)
     agent = _agent_for(settings, action)
     try:
-        with logging_in_background():
-            ending = run_async(_run_at(agent, settings, task) if agent else _run(settings, task, action=action))
+        ending = run_task(settings, task, agent=agent, action=action)
     except Interrupted as interrupted:
-        return 128 + interrupted.signal
-    return _report(ending, task, by_agent=agent is not None)
+        return interrupted.status
+    return report(ending, task, by_agent=agent is not None)
 
 
 def _agent_for(settings: Settings, action: Action, /) -> AgentClient | None:
@@ -107,83 +95,3 @@ def _agent_for(settings: Settings, action: Action, /) -> AgentClient | None:
             hint="leave out --via agent: the command then has a session and a guard of its own",
         )
     return None
-
-
-class Interrupted(Exception):
-    """A signal came before the guest ran; nothing was left behind."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
-
-
-async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
-    from etcdlock.adapters.processes import LocalGuests
-    from etcdlock.agent.solo import Solo
-    from etcdlock.guarding import start_guard
-    from etcdlock.model import SessionKind
-    from etcdlock.wiring import check_versions, make_context, open_store
-
-    async with open_store(settings) as store:
-        context = make_context(settings, store, kind=SessionKind.RUN, on_session_lost=action)
-        await check_versions(settings, store)
-        guests = LocalGuests()
-        guard = await start_guard(settings, started=guests.spare)
-        return await _heeding_signals(Solo(context, task, guests=guests, guard=guard))
-
-
-async def _run_at(agent: AgentClient, settings: Settings, task: Task, /) -> Ending:
-    from etcdlock.adapters.clock import BootClock
-    from etcdlock.adapters.processes import LocalGuests
-    from etcdlock.api.client import AgentClient
-    from etcdlock.api.lodger import Lodger
-
-    looking = AgentClient(settings.api_path, timeout_seconds=LOOK_SECONDS)
-    timing = settings.contract.timing
-    return await _heeding_signals(
-        Lodger(agent, task, guests=LocalGuests(), clock=BootClock(), timing=timing, looking=looking)
-    )
-
-
-async def _heeding_signals(runner: Solo | Lodger, /) -> Ending:
-    import asyncio
-
-    ending_signals = _pass_on_signals(runner)
-    try:
-        return await runner.run()
-    except asyncio.CancelledError:
-        if ending_signals:
-            raise Interrupted(ending_signals[0]) from None
-        raise
-
-
-def _pass_on_signals(runner: Solo | Lodger, /) -> list[int]:
-    """To the guest while it runs; before that, one that asks us to end ends the waiting and is put on the list."""
-    import asyncio
-
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
-    ending_signals: list[int] = []
-
-    def handle(number: signal.Signals) -> None:
-        if not runner.signal(number) and main is not None and number not in (signal.SIGUSR1, signal.SIGUSR2):
-            ending_signals.append(number)
-            main.cancel()
-
-    for number in PASSED_ON:
-        loop.add_signal_handler(number, handle, number)
-    return ending_signals
-
-
-def _report(ending: Ending, task: Task, /, *, by_agent: bool) -> int:
-    if not ending.released:
-        _say(task, NOT_GIVEN_BACK if by_agent else NOT_TOLD)
-    if ending.in_doubt:
-        _say(task, "was killed, and nobody can tell whether for a lost session: the agent has not seen its end")
-    if ending.stopped:
-        _say(task, "was stopped: this host could not prove its session to etcd any more")
-        return Exit.SESSION_LOST
-    return 128 + ending.status.signal if ending.status.signal else ending.status.code
-
-
-def _say(task: Task, what: str, /) -> None:
-    print(f"etcdlock: domain {task.domain} {what}", file=sys.stderr)

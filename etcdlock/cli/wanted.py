@@ -26,18 +26,28 @@ def read_wanted(
     settings: Settings, /, *, file: Path | None, uuid: str | None, name: str, disks: Sequence[str]
 ) -> tuple[DomainId, tuple[Resource, ...]]:
     """The domain and its resources, by this cluster's rules. Raises `InvalidInput`."""
-    from etcdlock.domainxml import named_of, paths_of
-    from etcdlock.identity import distinct, parse_disk_argument, with_readonly_rule
+    from etcdlock.identity import distinct, with_readonly_rule
 
     domain, xml = _domain(settings, file, uuid=uuid, name=name)
-    given = [_Given(argument, parse_disk_argument(argument)) for argument in disks]
-    opened = [*given, *_below(settings, given)]
-    names = names_of(settings, (*(paths_of(xml) if xml is not None else ()), *(one.path for one in opened)))
-    wanted = named_of(xml, identify=names.__getitem__) if xml is not None else ()
-    wanted += tuple(one.named(names[one.path]) for one in opened)
+    wanted = [named for group in all_named(settings, () if xml is None else (xml,), disks) for named in group]
     if not wanted and file is None and uuid is None:
         raise InvalidInput("there is nothing to lock", hint="give --domain FILE.xml, --domain-uuid UUID or --disk PATH")
     return domain, with_readonly_rule(distinct(wanted), rule=settings.readonly_disks)
+
+
+def all_named(
+    settings: Settings, xmls: Sequence[DomainXml], disks: Sequence[str], /
+) -> tuple[tuple[Named, ...], ...]:
+    """What each XML needs, and last the disks of the command line; repetitions included. Raises `InvalidInput`."""
+    from etcdlock.domainxml import named_of, paths_of
+    from etcdlock.identity import parse_disk_argument
+
+    given = [_Given(argument, parse_disk_argument(argument)) for argument in disks]
+    opened = [*given, *_below(settings, given)]
+    paths = (*(path for xml in xmls for path in paths_of(xml)), *(one.path for one in opened))
+    names = names_of(settings, paths)
+    of_xmls = (named_of(xml, identify=names.__getitem__) for xml in xmls)
+    return (*of_xmls, tuple(one.named(names[one.path]) for one in opened))
 
 
 def chosen_action(settings: Settings, /, *, file: Path | None, given: Action | None) -> Action:
@@ -79,9 +89,15 @@ def _domain(
     from etcdlock.model import DomainId
 
     if file is None:
-        return DomainId(_uuid(uuid), _name(name)), None
+        return DomainId(_uuid(uuid), printable_name(name)), None
     if uuid is not None or name:
         raise InvalidInput("--domain already says UUID and name", hint="leave out --domain-uuid and --name")
+    parsed = read_file(settings, file)
+    return parsed.domain, parsed
+
+
+def read_file(settings: Settings, file: Path, /) -> DomainXml:
+    """A --domain that is a file; its warnings are told. Raises as `read_xml`."""
     try:
         text = file.read_bytes()
     except OSError as error:
@@ -89,7 +105,7 @@ def _domain(
     parsed = read_xml(settings, text, source=str(file))
     for warning in parsed.warnings:
         print(f"etcdlock: {_shown(str(file))}: warning: {warning}", file=sys.stderr)
-    return parsed.domain, parsed
+    return parsed
 
 
 def read_xml(settings: Settings, text: bytes, /, *, source: str) -> DomainXml:
@@ -166,7 +182,8 @@ def _uuid(text: str | None, /) -> UUID:
     return uuid
 
 
-def _name(text: str, /) -> str:
+def printable_name(text: str, /) -> str:
+    """A --name. Raises `InvalidInput`."""
     if not text.isprintable() or len(text.encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES:
         raise InvalidInput(
             f"--name '{_shown(text[:80])}' has characters that cannot be printed or is longer than "

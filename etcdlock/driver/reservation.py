@@ -9,15 +9,14 @@ best one of its own, that does nothing else. `etcdlock reserve` starts one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from etcdlock.driver.loading import Loaded
 from etcdlock.driver.plugin import Capability, Lock
 from etcdlock.driver.wanted import Registrar, ResourceKind
-from etcdlock.errors import InvalidInput, Refused
-from etcdlock.identity import Named
+from etcdlock.errors import Refused
+from etcdlock.identity import Named, check_reservable, of_domain
 from etcdlock.model import DomainId, Mode, Owner
 
 if TYPE_CHECKING:
@@ -52,9 +51,9 @@ class Reservation:
         """All disks and leases of a domain; with `readonly` all shared, so that several may read and nobody writes."""
         from etcdlock.domainxml import named_of, parse_domain
 
-        for named in named_of(parse_domain(xml, source=source), identify=self._registrar.identify):
-            mode = Mode.SHARED if readonly and named.resource.mode is Mode.EXCLUSIVE else named.resource.mode
-            self._add(Named(named.called, replace(named.resource, mode=mode)))
+        parsed = parse_domain(xml, source=source)
+        for named in named_of(parsed, identify=self._registrar.identify):
+            self._add(of_domain(named, parsed.domain.name, readonly=readonly))
 
     def _add(self, named: Named, /) -> None:
         if self._lock is not None:
@@ -65,9 +64,7 @@ class Reservation:
 
     def acquire(self) -> Lock:
         """All of it, or nothing. Raises `HeldElsewhere`."""
-        resources = self._registrar.all_of(self._wanted)
-        if all(item.mode is Mode.READ_ONLY for item in resources):
-            raise InvalidInput("there is nothing to reserve", hint="add a disk, or a domain that has one")
+        resources = check_reservable(self._registrar.all_of(self._wanted))
         self._lock = self._loaded.ask(Capability.RESERVE).reserve(self._owner, resources)
         return self._lock
 

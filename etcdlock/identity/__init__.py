@@ -31,8 +31,10 @@ from etcdlock.identity.qcow2 import QCOW2
 from etcdlock.identity.wanted import (
     DiskArgument,
     Named,
+    check_reservable,
     distinct,
     layer_mode,
+    of_domain,
     parse_disk_argument,
     with_readonly_rule,
 )
@@ -58,6 +60,7 @@ __all__ = [
     "ResourceName",
     "check_local_folder",
     "check_no_local_folders",
+    "check_reservable",
     "distinct",
     "escaped",
     "identify_lease",
@@ -68,6 +71,7 @@ __all__ = [
     "local_lockspace",
     "may_have_backing",
     "normal_path",
+    "of_domain",
     "parse_disk_argument",
     "path_bytes",
     "read_chain",

@@ -114,6 +114,25 @@ def with_readonly_rule(resources: tuple[Resource, ...], /, *, rule: str) -> tupl
     return tuple(replace(item, mode=Mode.SHARED) if item.mode is Mode.READ_ONLY else item for item in resources)
 
 
+def of_domain(named: Named, domain: str, /, *, readonly: bool) -> Named:
+    """Of one domain among several; with `readonly` shared at most, so that several may read it and nobody writes."""
+    mode = Mode.SHARED if readonly and named.resource.mode is Mode.EXCLUSIVE else named.resource.mode
+    disk = f"{domain}: {named.disk}" if named.disk else ""
+    return replace(
+        named, called=f"{named.called} of {escaped(domain)}", resource=replace(named.resource, mode=mode), disk=disk
+    )
+
+
+def check_reservable(resources: tuple[Resource, ...], /) -> tuple[Resource, ...]:
+    """A reservation holds something. Raises `InvalidInput`."""
+    if all(item.mode is Mode.READ_ONLY for item in resources):
+        raise InvalidInput(
+            "there is nothing to reserve",
+            hint="give a disk, or a domain that has one; what is read-only takes no lock, what is shared does",
+        )
+    return resources
+
+
 def layer_mode(mode: Mode, /) -> Mode:
     """What the images below one take that is opened in that mode: they are read, like what is read-only itself."""
     return Mode.READ_ONLY if mode is Mode.READ_ONLY else Mode.SHARED

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from etcdlock.agent.chains import Chains
 from etcdlock.agent.namer import Namer
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.view import View
@@ -40,6 +41,7 @@ def application(
     *,
     domains: Domains | None = None,
     answer_seconds: float = ANSWER_SECONDS,
+    chains: Chains | None = None,
     extra_routers: tuple[APIRouter, ...] = (),
 ) -> FastAPI:
     """The API of a host's agent."""
@@ -52,6 +54,7 @@ def application(
         domains or requests,
         view,
         namer=Namer(Naming()),
+        chains=chains,
         readonly_disks="none",
         answer_seconds=answer_seconds,
         extra_routers=extra_routers,

@@ -57,11 +57,13 @@ class Done:
 class Running:
     """A command that runs; its output is read line by line, its log is in `err`."""
 
-    def __init__(self, command: list[str], /, *, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], /, *, environment: Mapping[str, str], log: Path, stdin: int = subprocess.DEVNULL
+    ) -> None:
         self.log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+                command, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, bufsize=0
             )
 
     @property
@@ -156,11 +158,16 @@ class Cluster:
 
     def start(self, *arguments: str, host: str = "a", **settings: str) -> Running:
         """Start `etcdlock` on a host; it is ended with the test."""
-        running = Running(
-            [sys.executable, "-m", "etcdlock", *arguments],
-            environment=self.environment(host, settings),
-            log=self.folder / f"log-{len(self.started)}",
-        )
+        return self._start(arguments, self.environment(host, settings), stdin=subprocess.DEVNULL)
+
+    def start_reading(self, *arguments: str, host: str = "a", **settings: str) -> Running:
+        """The same for one that reads what the test writes to it."""
+        return self._start(arguments, self.environment(host, settings), stdin=subprocess.PIPE)
+
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str], /, *, stdin: int) -> Running:
+        command = [sys.executable, "-m", "etcdlock", *arguments]
+        log = self.folder / f"log-{len(self.started)}"
+        running = Running(command, environment=environment, log=log, stdin=stdin)
         self.started.append(running)
         return running
 

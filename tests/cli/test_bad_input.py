@@ -61,6 +61,13 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "an endpoint that is none": (("status", "--endpoint", "http://x:1"), "is not host:port"),
     "a command that is none": (("statsu",), "Did you mean 'status'?"),
     "an option that is none": (("run", "--diks", "/x", *COMMAND), "--disk"),
+    "nothing to reserve": (("reserve", *COMMAND), "nothing to reserve"),
+    "a reservation of nothing that is locked": (("reserve", "--disk", "/x:readonly", *COMMAND), "nothing to reserve"),
+    "a reservation of no domain": (("reserve", "--domain", ":readonly", *COMMAND), "names no domain"),
+    "a reservation of a domain that is not there": (("reserve", "--domain", "nobody", *COMMAND), "no domain 'nobody'"),
+    "a reservation by a file that is not there": (("reserve", "--domain", "none.xml", *COMMAND), "none.xml: No such"),
+    "a reservation with a bell": (("reserve", "--name", "a\ab", "--disk", "/x", *COMMAND), "cannot be printed"),
+    "a reservation that opens a disk twice": (("reserve", "--domain", "twice.xml", *COMMAND), "vdb of vm1 (exclusive)"),
     "two questions": (("inquire", "vm1", "--disk", "/x"), "ask about one thing"),
     "no question": (("inquire",), "ask about one thing"),
 }

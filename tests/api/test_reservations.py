@@ -1,0 +1,124 @@
+"""Disks reserved over a real socket: held while the connection lives, given back when it ends, and refused in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from etcdlock.agent.chains import Chains
+from etcdlock.errors import HeldElsewhere, InvalidInput
+from etcdlock.model import DomainId, Mode, Owner
+from tests.api.serving import ApiHost, Serving
+from tests.promises.world import disk, domain
+from tests.unit.test_backing_chain import reader
+from tests.unit.test_wanted_chains import IMAGES
+
+VM = domain(0x1234)
+A, B = disk("a"), disk("b")
+WITHIN_SECONDS = 10.0
+
+
+def backup(host: ApiHost) -> Owner:
+    """A process that is no guest, with a name of its own."""
+    owner, _ = host.start(DomainId(uuid4(), "backup"))
+    return owner
+
+
+def xml(*disks: str, more: str = "") -> str:
+    elements = "".join(
+        f"<disk type='file'><source file='{path}'/><target dev='vd{n}'/>{more}</disk>" for n, path in enumerate(disks)
+    )
+    return f"<domain><name>vm1</name><uuid>{uuid4()}</uuid><devices>{elements}</devices></domain>"
+
+
+def modes(lock: dict[str, Any]) -> dict[str, str]:
+    return {item["path"]: item["mode"] for item in lock["resources"]}
+
+
+def comes_true(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.01)
+
+
+def test_domains_and_disks_each_in_its_mode_are_held_while_the_connection_lives(alice: ApiHost, bob: ApiHost) -> None:
+    owner = backup(alice)
+    written, read = xml("/w1"), xml("/r1", "/r2")
+    held = alice.client.reserve(owner, (A, disk("b", Mode.SHARED)), domains=((written, False), (read, True)))
+    assert modes(held.document) == {
+        "/san/a": "exclusive", "/san/b": "shared", "/w1": "exclusive", "/r1": "shared", "/r2": "shared"
+    }  # fmt: skip
+    guest, _ = bob.start(VM)
+    for wanted in (A, B):
+        with pytest.raises(HeldElsewhere, match="is held by domain backup") as refused:
+            bob.client.acquire(guest, (wanted,))
+        assert [blocker.domain for blocker in refused.value.blockers] == [owner.domain]
+    reader_of_b = bob.client.reserve(backup(bob), (disk("b", Mode.SHARED),), domains=((read, True),))
+    reader_of_b.close()
+    held.close()
+    comes_true(lambda: alice.hypervisor.record(owner.domain) is None)
+    bob.client.acquire(guest, (A,))
+
+
+def test_a_reservation_is_refused_with_the_reason_and_leaves_nothing(alice: ApiHost, bob: ApiHost) -> None:
+    guest, _ = bob.start(VM)
+    bob.client.acquire(guest, (B,))
+    owner = backup(alice)
+    with pytest.raises(HeldElsewhere, match="disk /san/b is held by domain"):
+        alice.client.reserve(owner, (A, B))
+    assert alice.hypervisor.record(owner.domain) is None
+    again, _ = bob.start(domain(0x5678))
+    bob.client.acquire(again, (A,))
+
+
+def test_a_process_that_ends_gives_back_what_it_has_reserved_though_its_connection_lives(alice: ApiHost) -> None:
+    owner, process = alice.start(DomainId(uuid4(), "backup"))
+    held = alice.client.reserve(owner, (A,))
+    alice.end(process)
+    comes_true(lambda: alice.hypervisor.record(owner.domain) is None)
+    held.close()
+
+
+def test_images_below_are_reserved_with_their_disks(hosts: Serving) -> None:
+    host = hosts.host("alice", chains=Chains(reader(IMAGES)))
+    described = xml("/b", more="<driver type='qcow2'/>")
+    found = sent(host, {"resources": [{"path": "/a", "format": "qcow2"}], "domains": [{"xml": described}]})
+    assert modes(found) == {"/a": "exclusive", "/b": "exclusive", "/base": "shared"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, "nothing to reserve"),
+        ({"resources": [{"path": "/a", "mode": "read-only"}]}, "nothing to reserve"),
+        ({"resources": [{"path": "/a", "format": "vmdk"}]}, "format"),
+        ({"resources": [{"path": "/a", "readonly": True}]}, "readonly"),
+        ({"resources": [{"path": "/a"}], "mode": "shared"}, "mode"),
+        ({"domains": [{"xml": "<domain/>"}]}, r"domains\.0\.xml"),
+        ({"domains": [{"xml": xml("/a"), "mode": "shared"}]}, "mode"),
+        ({"domains": [{"xml": xml("/a")}, {"xml": xml("/a"), "readonly": True}]}, "are the same resource"),
+        ({"domains": [{"xml": xml("/a")}], "resources": [{"path": "/a"}]}, "are the same resource"),
+    ],
+    ids=range(9),
+)
+def test_what_is_not_understood_is_refused_and_never_left_out(
+    alice: ApiHost, wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        sent(alice, wrong)
+
+
+def sent(host: ApiHost, what: dict[str, Any]) -> dict[str, Any]:
+    """The lock; given back at once."""
+    owner = backup(host)
+    connection = host.client._connected()  # noqa: SLF001 - what the client never sends
+    try:
+        uuid: UUID = owner.domain.uuid
+        return connection.begin(f"/v1/reservations/{uuid}", {"pid": owner.pid, "name": "backup", **what})
+    finally:
+        connection.close()
