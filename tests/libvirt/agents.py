@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
@@ -29,13 +29,17 @@ TIMING = Timing(
 )
 """Guests outlive 9 s without etcd, and are taken over 17 s after a crash."""
 
+BY_PATH = {"ETCDLOCK_DISK_IDENTITY": "path", "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGES}
+"""A lab's shared disks lie on its machine's file system, which is no shared one by what it is."""
+
 
 class Cluster:
     """An etcd, and an agent on each host of a lab with a libvirtd that asks it."""
 
-    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoints: str) -> None:
+    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoints: str, naming: Mapping[str, str]) -> None:
         self._lab = lab
         self._endpoints = endpoints
+        self._naming = naming
         self._agents: dict[str, Program] = {}
         self.etcd = etcd
         self.records = Records(etcd.endpoints)
@@ -107,8 +111,7 @@ class Cluster:
         return {
             **timing,
             "ETCDLOCK_ENDPOINTS": self._endpoints,
-            "ETCDLOCK_DISK_IDENTITY": "path",  # hosts that share a kernel share the files that it has for itself
-            "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGES,
+            **self._naming,
             "ETCDLOCK_HOST_ID": host.name,
             "ETCDLOCK_STATE_FOLDER": "/run/etcdlock-state",
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
@@ -117,7 +120,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster_of(lab: Lab, /, *, etcd_members: int = 1) -> Iterator[Cluster]:
+def cluster_of(lab: Lab, /, *, etcd_members: int = 1, naming: Mapping[str, str] = BY_PATH) -> Iterator[Cluster]:
     """A cluster of all hosts of a lab."""
     with etcd_of(lab, members=etcd_members) as (etcd, endpoints):
-        yield Cluster(lab, etcd, endpoints=endpoints)
+        yield Cluster(lab, etcd, endpoints=endpoints, naming=naming)
