@@ -102,7 +102,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """The value of a session's key."""
+    """The value of a session's key. `ttl_seconds` is what etcd granted its lease, which may be more than was asked for;
+    0 where that was not written.
+    """
 
     ref: SessionRef
     machine: Machine
@@ -110,6 +112,7 @@ class SessionRecord:
     version: str
     address: str
     since: str
+    ttl_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ def encode_session(record: SessionRecord, /) -> bytes:
         version=record.version,
         address=record.address,
         since=record.since,
+        **({"ttl": record.ttl_seconds} if record.ttl_seconds else {}),
     )
 
 
@@ -154,6 +155,7 @@ def decode_session(stored: KeyValue, /) -> SessionRecord:
         version=fields.text("version"),
         address=fields.text("address"),
         since=fields.text("since"),
+        ttl_seconds=fields.number("ttl") if "ttl" in fields.values else 0,
     )
 
 

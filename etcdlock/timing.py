@@ -146,6 +146,13 @@ class Timing:
         """Worst takeover after a crash while etcd's leader stays: lease, expiry scan, hold-off."""
         return self.ttl_seconds + EXPIRY_SCAN_SECONDS + self.hold_off_seconds
 
+    def key_gone_seconds(self, ttl_seconds: int) -> float:
+        """By when the key of a session that nobody renews has gone, for one who looks often while etcd's leader stays.
+
+        `ttl_seconds` is what its lease was granted, 0 where that is not known.
+        """
+        return (ttl_seconds or self.ttl_seconds) + EXPIRY_SCAN_SECONDS + 2 * self.try_timeout_seconds
+
     def granted(self, ttl_seconds: int) -> Timing:
         """The same contract with the TTL that etcd really granted; refused if that breaks it."""
         return self if ttl_seconds == self.ttl_seconds else replace(self, ttl_seconds=ttl_seconds)

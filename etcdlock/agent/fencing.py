@@ -29,7 +29,6 @@ from etcdlock.ports import Get, KeyRange, Power, PowerSwitch, Put, Txn
 from etcdlock.records import encode_fencing
 from etcdlock.session import Session
 from etcdlock.survey import SessionView, Standing, Survey, take_survey
-from etcdlock.timing import EXPIRY_SCAN_SECONDS
 from etcdlock.transitions import own, unchanged
 
 TRIES = 3
@@ -182,13 +181,13 @@ async def _prove_all(
     context: Context, order: Order, doomed: Sequence[SessionView], told: str, /, *, answer_seconds: float
 ) -> tuple[Obituary, ...]:
     """Of those that lived first: one whose key stays proves that this was the wrong switch."""
-    reason, timing = f"{order.reason}; {told}", context.timing
-    expired_by = context.clock.now() + timing.ttl_seconds + EXPIRY_SCAN_SECONDS + 2 * timing.try_timeout_seconds
+    reason, off_since = f"{order.reason}; {told}", context.clock.now()
     proofs = []
     for view in doomed:
         obituary = Obituary(view.ref, Proof.FENCE_AGENT, order.by, reason, context.since())
         if view.standing is Standing.ALIVE:
-            await _until_expired(context, view.ref, told, until=expired_by)
+            lasts_seconds = context.timing.key_gone_seconds(view.record.ttl_seconds if view.record else 0)
+            await _until_expired(context, view.ref, told, until=off_since + lasts_seconds)
         proofs.append(await prove(context, obituary, until=context.clock.now() + answer_seconds))
     return tuple(proofs)
 

@@ -365,6 +365,8 @@ class HostLedger(Ledger):
 
     async def _look_for(self, uuid: UUID, stray: Stray, /) -> None:
         async with self._turn(uuid):
+            if self._strays.get(uuid) is not stray:  # seen to after an earlier heartbeat, which etcd was slow to answer
+                return
             found, _ = await self._look(uuid)
             if found is not None and uuid not in self._held:
                 if not is_back(found, was=stray.lost.stored) and stray.claimed in (0, found.mod_revision):
@@ -372,7 +374,8 @@ class HostLedger(Ledger):
                     return
                 if is_back(found, was=stray.lost.stored) and not await self._given_back(found):
                     return
-            del self._strays[uuid]
+            if self._strays.get(uuid) is stray:  # else another guest of the domain has ended meanwhile
+                del self._strays[uuid]
 
     async def _given_back(self, found: StoredDomain, /) -> bool:
         session = self._member.usable()

@@ -79,6 +79,10 @@ class Ledger:
         """How many outcomes are still unknown."""
         return len(self._courier.unsettled)
 
+    def is_unsettled(self, uuid: UUID, /) -> bool:
+        """Whether it may yet turn out that a domain was taken, or changed."""
+        return any(sent.uuid == uuid for sent in self._courier.unsettled)
+
     @property
     def unreleased(self) -> frozenset[SessionRef]:
         """The sessions, this or earlier ones, that locks of ours in etcd name, or may name."""

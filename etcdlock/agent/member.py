@@ -19,7 +19,7 @@ from etcdlock.agent.context import Context, undisturbed
 from etcdlock.errors import EtcdlockError, SessionLost, Unreachable, UnsteadyClock
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
-from etcdlock.ports import Get, Guard, KeyRange, Txn
+from etcdlock.ports import Get, Guard, KeyRange, Lease, Txn
 from etcdlock.records import decode_contract, decode_session
 from etcdlock.session import (
     Neighbour,
@@ -31,7 +31,6 @@ from etcdlock.session import (
     judge_neighbour,
     session_id,
 )
-from etcdlock.timing import EXPIRY_SCAN_SECONDS
 from etcdlock.transitions import heartbeat, join, leave, resume, write_obituary
 
 NEIGHBOUR_PAUSE_SECONDS = 0.3
@@ -180,28 +179,42 @@ class Member:
         contract_revision, seen = await self._look_round()
         lease = await context.store.grant(ttl_seconds=context.timing.ttl_seconds)
         try:
-            context.timing.granted(lease.ttl_seconds)
-            session = await self._become(lease.id, contract_revision=contract_revision, seen=seen)
+            self._check_granted(lease)
+            session = await self._become(lease, contract_revision=contract_revision, seen=seen)
             await self._guard.prove(session.ref.session, at=session.proven_at)
         except BaseException:  # cancelled, too: it may have been applied, and nobody would keep that session
             await undisturbed(self._drop(lease.id))
             raise
         return session
 
-    async def _become(self, lease: int, /, *, contract_revision: int, seen: int) -> Session:
+    def _check_granted(self, lease: Lease, /) -> None:
+        """etcd grants no less than one and a half of its election timeouts. Nothing is stopped later or proven sooner
+        for it: takeovers come later. Raises `UnsafeTiming`.
+        """
+        asked, granted = self._context.timing, self._context.timing.granted(lease.ttl_seconds)
+        if granted != asked:
+            note(
+                "lease_not_as_asked",
+                level=logging.WARNING,
+                asked_seconds=asked.ttl_seconds,
+                granted_seconds=granted.ttl_seconds,
+                takeover_seconds=granted.takeover_seconds,
+            )
+
+    async def _become(self, lease: Lease, /, *, contract_revision: int, seen: int) -> Session:
         context, contract = self._context, self._context.contract
-        record = self._record()
+        record = self._record(ttl_seconds=lease.ttl_seconds)
         txn = join(
-            context.keys, record, lease=lease, contract=contract, contract_revision=contract_revision, seen=seen
+            context.keys, record, lease=lease.id, contract=contract, contract_revision=contract_revision, seen=seen
         )
         sent_at, known = context.clock.now(), self._seen
         result = await context.store.txn(txn)
         self._is_of_another_history(result.revision, seen=known)
         if not result.succeeded:
             raise Unreachable("other sessions of this host came or the contract changed while joining")
-        return Session(record, lease, result.revision, result.revision, sent_at)
+        return Session(record, lease.id, result.revision, result.revision, sent_at)
 
-    def _record(self) -> SessionRecord:
+    def _record(self, *, ttl_seconds: int) -> SessionRecord:
         """A session with an id that was never used before."""
         context = self._context
         return SessionRecord(
@@ -211,13 +224,13 @@ class Member:
             version=context.version,
             address=context.address,
             since=context.since(),
+            ttl_seconds=ttl_seconds,
         )
 
     async def _look_round(self) -> tuple[int, int]:
         """Check the contract and who else lives under our host id; revisions of the contract and of the look."""
         context = self._context
         begun = context.clock.now()
-        patience = context.timing.ttl_seconds + EXPIRY_SCAN_SECONDS + 2 * context.timing.try_timeout_seconds
         while True:
             looked = await context.look(
                 Txn((), (Get(KeyRange(context.keys.contract)), Get(context.keys.sessions(context.host))))
@@ -230,7 +243,7 @@ class Member:
             if not strangers:
                 return (contract[0].mod_revision if contract else 0), looked.revision
             waited = context.clock.now() - begun
-            if waited > patience:
+            if waited > max(context.timing.key_gone_seconds(stranger.ttl_seconds) for stranger in strangers):
                 raise duplicate_host(strangers[0], waited_seconds=waited)
             await context.clock.sleep(NEIGHBOUR_PAUSE_SECONDS)
 

@@ -94,7 +94,8 @@ class Requests:
             note("runs_unprotected", level=logging.CRITICAL, domain=owner.domain, pid=owner.pid, error=error)
             warning = "the guest runs without its locks: stop it, or try again"
             error.hint = f"{error.hint}; {warning}" if error.hint else warning
-            if not isinstance(error, OutcomeUnknown | Superseded):
+            may_have_them = self._ledger.is_unsettled(resident.uuid)  # whatever the last try has ended by
+            if not may_have_them and not isinstance(error, OutcomeUnknown | Superseded):
                 await self._ledger.forsake(resident.guest)
 
     async def release(self, uuid: UUID, /) -> None:

@@ -96,6 +96,10 @@ class FakeEtcd:
         """End a lease however lately it was renewed, as etcd does after a stalled leader came back."""
         self._end_lease(lease, LeaseEnd.REVOKED_WRONGLY)
 
+    def grant_at_least(self, ttl_seconds: int) -> None:
+        """Leases are granted for no less than that, as etcd does: one and a half of its election timeouts."""
+        self._leases.grant_at_least(ttl_seconds)
+
     def stale_reads(self, count: int, *, revisions: int = 1) -> None:
         """Answer the next reads from so many revisions ago."""
         self._stale_reads, self._stale_by = count, revisions

@@ -46,6 +46,10 @@ class LeaseTable:
         self._terms[lease.id] = self._term(lease.ttl_seconds, now=now)
         return lease
 
+    def grant_at_least(self, ttl_seconds: int) -> None:
+        """From now on, as an etcd with a long election timeout does."""
+        self._min_ttl_seconds = ttl_seconds
+
     def lives(self, lease: int) -> bool:
         return lease in self._terms
 

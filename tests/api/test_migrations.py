@@ -15,7 +15,8 @@ from etcdlock.model import LockState, SessionKind
 from etcdlock.records import decode_domain
 from etcdlock.testing import Fault
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, World, disk, domain, locks
 
 VM, OTHER, A, B = domain(0x1234), domain(0x5678), disk("a"), disk("b")

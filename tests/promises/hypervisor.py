@@ -9,54 +9,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from etcdlock.adapters.committer import Committer
+from etcdlock.agent.context import Context
 from etcdlock.agent.host import HostAgent
 from etcdlock.agent.namer import Namer
+from etcdlock.agent.requests import Requests
 from etcdlock.errors import EtcdlockError, Unreachable
 from etcdlock.escalation import Action
 from etcdlock.model import DomainId, LockState, Owner, Resource, SessionKind, StoredDomain
 from etcdlock.ports import Guard, KeyRange
 from etcdlock.records import decode_domain
-from etcdlock.testing import Answered, FakeGuard, FakeGuest, FakeProcesses, Outcome
+from etcdlock.testing import Answered, Applied, Entry, FakeGuard, FakeProcesses, Outcome
 from etcdlock.timing import Timing
 from tests.promises.span import FOR_EVER, Span, called, without
 from tests.promises.stalled import Stall, StalledStore
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, PIDS_PER_RUN, Host, World
 
 ACQUIRE_SECONDS = 8.0
 DOOR_BEHIND_SECONDS = 1.0
 JOIN_SECONDS = 10.0
 MAX_TXN_OPS = 128
-
-
-@dataclass(slots=True, eq=False)
-class Vm:
-    """A guest as its libvirt knows it. `since` is when its vCPUs began to run, None while they stand.
-
-    `granted` counts the disks that it has been told it may use; `unasked`: it runs without having been told so;
-    `sent`: all of its memory has gone to another host. `memory`: of which run of its domain its memory is, None while
-    it has none; `stale`: of one that was not the latest when it was let run.
-    """
-
-    owner: Owner
-    guest: FakeGuest
-    disks: list[Resource]
-    since: float | None = None
-    granted: int = 0
-    unasked: bool = False
-    sent: bool = False
-    memory: int | None = None
-    stale: bool = False
-    token: int = 0
-    added: tuple[tuple[str, int], ...] = ()
-    spans: list[Span] = field(default_factory=list)
-
-    @property
-    def runs(self) -> bool:
-        return self.since is not None and self.guest.gone_at is None
 
 
 class Hypervisor:
@@ -71,11 +47,13 @@ class Hypervisor:
         self.vms: list[Vm] = []
         self.stall = Stall()
         self.agent: HostAgent | None = None
+        self._context: Context | None = None
         self.action = Action.KILL
         self.namer: Namer | None = None
         self.acquire_seconds = ACQUIRE_SECONDS
         self._running: asyncio.Task[None] | None = None
         self._taking: set[asyncio.Task[None]] = set()
+        self._attaching: list[Vm] = []
         self.guard = FakeGuard(
             host.clock,
             stop_after_seconds=world.timing.stop_after_seconds,
@@ -91,8 +69,9 @@ class Hypervisor:
         context = self.host.context(
             contract=self.world.contract, chance=self.world.fresh_chance(), kind=SessionKind.AGENT, stall=self.stall
         )
+        self._context = replace(context.on(self.timing), on_session_lost=self.action)
         self.agent = HostAgent(
-            replace(context.on(self.timing), on_session_lost=self.action),
+            self._context,
             processes=self.processes,
             acquire_seconds=self.acquire_seconds,
             join_seconds=JOIN_SECONDS,
@@ -215,6 +194,38 @@ class Hypervisor:
         self.processes.open(vm.guest, disk)
         with self._another_span(vm):
             vm.disks.append(disk)
+
+    async def attach(self, vm: Vm) -> None:
+        """A guest that was started while no agent was there, and runs. Raises why it goes on without its locks.
+
+        It counts from when etcd says that its locks are its own; until it is told so, only for as long as that is said.
+        """
+        assert self.agent is not None
+        assert self._context is not None
+        if vm not in self._attaching:
+            self._attaching.append(vm)
+            self.world.etcd.listeners.append(lambda entry: self._counted(vm, entry))
+        requests = Requests(self.agent, self._context, processes=self.processes, answer_seconds=self.acquire_seconds)
+        await requests.attach(vm.owner, tuple(vm.disks))
+        vm.granted = len(vm.disks)
+
+    def _counted(self, vm: Vm, entry: Entry) -> None:
+        if vm.granted or not isinstance(entry, Applied) or vm.guest.gone_at is not None:
+            return
+        stored = self.record(vm.owner.domain)
+        named = (stored.record.owner.host, stored.record.pid) if stored is not None else None
+        is_its_own = named == (self.host.name, vm.owner.pid)
+        if is_its_own and vm.since is None:
+            self._run_anew(vm)
+            self._began(vm)
+        elif not is_its_own and vm.since is not None:
+            self._stopped(vm)
+
+    def connection_ends(self, vm: Vm) -> None:
+        """The guest's own, which its process has inherited; the process goes on."""
+        with suppress(EtcdlockError):
+            if self.agent is not None:
+                self.agent.departed(vm.owner)
 
     def unplug(self, vm: Vm, disk: Resource) -> None:
         with self._another_span(vm):

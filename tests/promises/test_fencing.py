@@ -149,8 +149,10 @@ def test_a_host_that_is_back_between_two_tries_is_left_alone(play: Play) -> None
     play(scenario)
 
 
-def test_a_host_that_hangs_is_switched_off_by_force_and_proven_once_its_key_is_gone(play: Play) -> None:
+@pytest.mark.parametrize("granted", [10, 30])
+def test_a_host_that_hangs_is_switched_off_by_force_and_proven_once_its_key_is_gone(play: Play, granted: int) -> None:
     async def scenario(world: World) -> None:
+        world.etcd.grant_at_least(granted)
         a, b = await hypervisor(world, "a"), await hypervisor(world, "b")
         vm = await a.start(VM, X)
         switch = FakePowerSwitch("plug 3", cut=lambda: power_cut(a))

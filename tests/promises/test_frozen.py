@@ -11,7 +11,8 @@ from etcdlock.escalation import Action
 from etcdlock.ports import Txn
 from etcdlock.testing import FakeGuest
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import Hypervisor, Vm
+from tests.promises.hypervisor import Hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import Run, World, disk, domain
 
 OUTAGE_SECONDS = 600.0

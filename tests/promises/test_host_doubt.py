@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from etcdlock.errors import EtcdlockError, GuardLost, HeldElsewhere, SessionLost, Superseded
+from etcdlock.errors import EtcdlockError, GuardLost, HeldElsewhere, OutcomeUnknown, SessionLost, Superseded
 from etcdlock.escalation import KILLED, Charge
 from etcdlock.model import LockState
 from etcdlock.ports import Guest
-from etcdlock.testing import Fault
+from etcdlock.testing import Applied, Fault, Link
 from etcdlock.testing.guests import FakeGuard
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, hypervisor
@@ -367,5 +367,27 @@ def test_an_agent_told_to_end_does_not_leave_under_a_call_that_is_not_answered_y
         await a.stop_agent()
         assert world.sessions(a.host)
         await asyncio.gather(asking, return_exceptions=True)
+
+    play(scenario)
+
+
+def test_a_guest_whose_attaching_is_in_doubt_stays_armed_however_often_it_is_asked_for(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a, b = Hypervisor(world, world.host("a")), await hypervisor(world, "b")
+        vm = a.prepare(VM, X)
+        await a.bring_up()
+        a.host.store.lose(Fault.ANSWER, when=locks)
+        world.etcd.listeners.append(
+            lambda entry: a.host.store.cut(Link.REFUSED) if isinstance(entry, Applied) and locks(entry.txn) else None
+        )
+        for doubt in (OutcomeUnknown, EtcdlockError):
+            with pytest.raises(doubt) as told:
+                await a.attach(vm)
+            assert "runs without its locks" in told.value.hint
+        await asyncio.sleep(world.timing.budget_seconds)
+        assert vm.guest.gone_at is not None
+        world.etcd.listeners.clear()
+        await asyncio.sleep(world.timing.takeover_seconds)
+        await b.start(OTHER, X)
 
     play(scenario)

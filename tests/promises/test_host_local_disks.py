@@ -10,8 +10,9 @@ from etcdlock.errors import EtcdlockError, HeldElsewhere
 from etcdlock.identity import Naming
 from etcdlock.model import LockState, Mode, Resource
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import Hypervisor, hypervisor
 from tests.promises.span import called
+from tests.promises.vm import Vm
 from tests.promises.world import World, disk, domain
 
 VM, OTHER = domain(1), domain(2)

@@ -10,7 +10,8 @@ import pytest
 from etcdlock.errors import HeldElsewhere, OutcomeUnknown, SessionLost, Superseded, Unreachable, UnsteadyClock
 from etcdlock.testing import Fault, Link
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import World, disk, domain, locks
 
 VM, OTHER = domain(1), domain(2)

@@ -11,7 +11,8 @@ from etcdlock.errors import EtcdlockError, HeldElsewhere, Superseded, Unreachabl
 from etcdlock.ports import Delete, KeyRange, Txn
 from etcdlock.testing import Link
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, World, disk, domain, locks
 
 VM, OTHER = domain(1), domain(2)

@@ -15,7 +15,8 @@ from etcdlock.model import LockState, Mode, Resource
 from etcdlock.ports import Guest
 from etcdlock.testing import FakeProcesses
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import Hypervisor, Vm
+from tests.promises.hypervisor import Hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import World, domain
 
 VM, OTHER = domain(1), domain(2)

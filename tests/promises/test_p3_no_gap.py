@@ -11,8 +11,9 @@ from etcdlock.errors import EtcdlockError, HeldElsewhere, Superseded
 from etcdlock.ports import Put, Txn
 from etcdlock.testing import Fault
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import ACQUIRE_SECONDS, Hypervisor, hypervisor
 from tests.promises.judge import moments
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, World, disk, domain
 
 VM, OTHER = domain(1), domain(2)
@@ -305,6 +306,23 @@ def test_what_goes_back_to_a_guest_that_has_ended_meanwhile_is_given_back(play: 
         await b.start(VM, X)
 
     play(scenario)
+
+def test_an_etcd_that_answers_slower_than_it_is_asked_what_came_back_costs_the_source_nothing(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a, b = await hypervisor(world, "a"), await hypervisor(world, "b")
+        vm = await a.start(VM, X)
+        await a.migrate(vm, b)
+        await asyncio.sleep(10.0)
+        assert a.agent is not None
+        a.host.store.slow_down(lambda: 0.7)
+        b.vms[-1].guest.end()
+        for _ in range(70):
+            await asyncio.sleep(1.0)
+            await asyncio.gather(a.agent.ledger.proven(), a.agent.ledger.proven())  # as after two heartbeats
+        await a.start(OTHER, Y)
+
+    play(scenario)
+
 
 
 @pytest.mark.parametrize("half_millisecond", range(40))

@@ -14,9 +14,10 @@ from etcdlock.model import LockState, SessionKind
 from etcdlock.ports import KeyRange, Put, Txn
 from etcdlock.testing import Fault
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import Hypervisor, hypervisor
 from tests.promises.judge import left_behind
 from tests.promises.stalled import Stall
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, World, disk, domain, locks
 
 VM, OTHER, THIRD = domain(1), domain(2), domain(3)

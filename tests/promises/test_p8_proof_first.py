@@ -191,6 +191,21 @@ def test_a_machine_that_was_reset_takes_back_its_own_as_soon_as_its_old_session_
     play(scenario)
 
 
+@pytest.mark.parametrize("granted", [10, 15, 45])
+def test_a_machine_that_was_reset_waits_for_its_old_session_as_long_as_etcd_keeps_that(
+    play: Play, granted: int
+) -> None:
+    async def scenario(world: World) -> None:
+        world.etcd.grant_at_least(granted)
+        a, _ = await dead_host(world)
+        crashed = now()
+        guest = await world.until_runs(world.start(world.boot_again(a, boot="second boot"), domain(1), disk("x")))
+        assert guest.opened_at is not None
+        assert guest.opened_at < crashed + granted + 2.0
+
+    play(scenario)
+
+
 def test_another_machine_under_the_same_host_id_proves_nothing_by_its_boot(play: Play) -> None:
     async def scenario(world: World) -> None:
         await dead_host(world)

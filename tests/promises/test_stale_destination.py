@@ -14,7 +14,8 @@ from etcdlock.ports import Guest, Put, Txn
 from etcdlock.testing import FakeProcesses, Fault
 from tests.api.test_migrations import requests_of
 from tests.promises.conftest import Play
-from tests.promises.hypervisor import Hypervisor, Vm, hypervisor
+from tests.promises.hypervisor import Hypervisor, hypervisor
+from tests.promises.vm import Vm
 from tests.promises.world import KEYS, World, disk, domain
 
 VM, OTHER = domain(1), domain(2)

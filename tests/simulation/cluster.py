@@ -52,6 +52,7 @@ class Machine(Hypervisor):
         self.steered = steered
         self.guards: list[RuledGuard] = []
         self.is_off = False
+        self.refusals: list[BaseException] = []
         self.well = Wellness()
         self._parts: list[asyncio.Future[Any]] = []
         self._mine: list[RuledGuard] = []
@@ -118,6 +119,8 @@ class Machine(Hypervisor):
         for guard in mine:
             guard.let_go(children=False)
         if task is not None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.refusals.append(error)
             self.cluster.note_crash(self.host.name, task)
 
     # --- what happens to it ----------------------------------------------------------------------------------------

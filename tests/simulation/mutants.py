@@ -92,6 +92,13 @@ MUTANTS = (
         Edit("agent.kept_guard", "                await self._brief(successor, frozen=dead.frozen)\n",
              "                pass\n"),
     ), ("guards",)),
+    Mutant("disarmed_before_release_is_known", STOPPED, (
+        Edit("agent.requests", "            if not may_have_them and not isinstance(error, OutcomeUnknown | Superseded):\n",
+             "            if not isinstance(error, Superseded):\n"),
+    ), ("late_acquire",)),
+    Mutant("doubt_forgotten_with_the_last_error", STOPPED, (
+        Edit("agent.requests", "            may_have_them = self._ledger.is_unsettled(resident.uuid)", "            may_have_them = False"),
+    ), ("late_acquire",)),
     Mutant("late_yes", STOPPED, (
         Edit("session", "        return not self.lost and now < self.stop_at(timing)\n", "        return True\n"),
         Edit("agent.host_ledger", "            self._resting.add(uuid)\n\n    async def park", """\
@@ -182,6 +189,10 @@ MUTANTS = (
         Edit("keyspace", '        return KeyRange(holders.key + "exclusive") if resource.mode is Mode.SHARED else holders\n',
              '        return KeyRange(holders.key + "exclusive")\n'),
     ), ("sharing",)),
+    Mutant("acquire_without_session", ONE_OWNER, (
+        Edit("transitions", "        compare=(own(keys, session), absent(domain), *(absent(where) for where in rivals)),\n",
+             "        compare=(absent(domain), *(absent(where) for where in rivals)),\n"),
+    ), ("late_acquire",)),
     Mutant("exclusive_holder_ignored", ONE_OWNER, (
         Edit("transitions", "absent(domain), *(absent(where) for where in rivals)),", "absent(domain)),"),
     ), ("sharing",)),
@@ -211,6 +222,9 @@ MUTANTS = (
         Edit("session", "    return record.owner.host == host and same_machine and record.machine.boot != mine.boot\n",
              "    return record.owner.host == host and (same_machine or True) and record.machine.boot != mine.boot\n"),
     ), ("twins",)),
+    Mutant("requested_ttl_for_granted", PROOF, (
+        Edit("agent.member", "            ttl_seconds=ttl_seconds,\n", "            ttl_seconds=context.timing.ttl_seconds,\n"),
+    ), ("reset",)),
     Mutant("duplicate_host_accepted", PROOF, (
         Edit("agent.member", "            if not strangers:\n", "            if strangers or not strangers:\n"),
     ), ("twins",)),
@@ -218,6 +232,23 @@ MUTANTS = (
     Mutant("read_instead_of_barrier", UNKNOWN, (
         Edit("transitions", "        success=(Put(key, encode_session(session.record), session.lease), look),\n",
              "        success=(Delete(KeyRange(keys.never)), look),\n"),
+    ), ("late_acquire",)),
+    Mutant("session_without_epoch", UNKNOWN, (
+        Edit("transitions", "    return unchanged(keys.session(session.ref), session.epoch)\n",
+             "    return _joined(keys, session)\n"),
+    ), ("late_acquire",)),
+    Mutant("resumed_without_fencing", UNKNOWN, (
+        Edit("transitions", "        success=(Put(key, encode_session(session.record), session.lease),),\n",
+             "        success=(Delete(KeyRange(keys.never)),),\n"),
+        Edit("agent.member", "                resumed = session.moved(result.revision)\n", "                resumed = session\n"),
+    ), ("late_acquire",)),
+    Mutant("unsettled_forgotten", UNKNOWN, (
+        Edit("agent.courier", """\
+        except (Unreachable, OutcomeUnknown) as error:
+            raise OutcomeUnknown(""", """\
+        except (Unreachable, OutcomeUnknown) as error:
+            self.forget(sent)
+            raise OutcomeUnknown("""),
     ), ("late_acquire",)),
     Mutant("blind_retry", UNKNOWN, (
         Edit("agent.courier", """\
@@ -245,6 +276,15 @@ MUTANTS = (
 """),
         Edit("agent.solo", "            await asyncio.wait((going,))\n", "            await asyncio.wait((going,), timeout=2.0)\n"),
     ), ("crowd", "lost_answers")),
+    Mutant("given_back_with_the_connection", ONE_OWNER, (
+        Edit("agent.host", """\
+        known = self._residents.find(owner.domain.uuid) is not None
+""", """\
+        known = self._residents.find(owner.domain.uuid)
+        if known is not None:
+            self._after.begin(self.ledger.bury(known.uuid, known.guest, until=self._until(5.0)))
+"""),
+    ), ("unasked",)),
     Mutant("open_disk_given_back", ONE_OWNER, (
         Edit("agent.aftermath", "            is_open = await self._processes.has_open(resident.guest, opened)\n",
              "            is_open = False\n"),

@@ -12,7 +12,7 @@ from etcdlock.errors import EtcdlockError
 from etcdlock.escalation import Action
 from etcdlock.model import Mode, Resource
 from etcdlock.testing import FakeClock
-from tests.promises.hypervisor import Vm
+from tests.promises.vm import Vm
 from tests.promises.world import RHO, TIMING, disk, domain
 from tests.simulation.cluster import Cluster, Machine
 from tests.simulation.moments import Moments

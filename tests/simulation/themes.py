@@ -26,7 +26,7 @@ Theme = Callable[[Drama], Awaitable[None]]
 
 THEMES: dict[Theme, int] = {
     deadline: 8, stale_leader: 6, switch_over: 10, three_claim: 5, late_destination: 6, handed_back: 5,
-    lost_answers: 10, late_acquire: 6, stall_before_yes: 7, stolen_disk: 9, reset: 6, twins: 5, guards: 8, watchdog: 7,
+    lost_answers: 8, late_acquire: 8, stall_before_yes: 7, stolen_disk: 9, reset: 6, twins: 5, guards: 8, watchdog: 7,
     operators: 6, unasked: 6, outages: 4, sharing: 4, chaos: 10, crowd: 5,
 }  # fmt: skip
 """Each theme and how often it comes, in parts."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from etcdlock.errors import EtcdlockError
 from etcdlock.testing import Fault, Link
+from tests.promises.vm import Vm
 from tests.promises.world import disk, domain
+from tests.simulation.cluster import Machine
 from tests.simulation.drama import LOCK_KINDS, Drama
 from tests.simulation.moments import STEPS
 from tests.simulation.owners import recover, some_owner
@@ -36,7 +40,14 @@ async def lost_answers(d: Drama) -> None:
 
 
 async def late_acquire(d: Drama) -> None:
-    """An acquire is lost and applied late, when it has been settled, its program has died, or its session has gone."""
+    """An acquire comes late, or its answer never: who had sent it has settled it, has died, or knows nothing."""
+    how = d.chance.choice((_settled, _short_guest, _dead_agent, _not_settled, _attached))
+    await how(d)
+    await d.wait(5.0, 15.0)
+
+
+async def _settled(d: Drama) -> None:
+    """It has been settled, its program has died, or its session has gone; others ask for the same."""
     a, b = await d.machine("a"), await d.machine("b")
     d.lose(a, "acquire", fault=Fault.LATE, count=1)
     if d.maybe(0.5):
@@ -51,7 +62,63 @@ async def late_acquire(d: Drama) -> None:
     await d.wait(0.5, 4.0)
     d.bring_up(a)
     d.begin(d.chance.choice((a, b)).start(domain(d.chance.choice((1, 2))), X))
-    await d.wait(5.0, 15.0)
+
+
+async def _short_guest(d: Drama) -> None:
+    """It comes when its guest has ended, under a second one, and all was given back; or its program has left."""
+    a = await d.machine("a")
+    d.lose(a, "acquire", fault=Fault.LATE, count=1, late=d.chance.choice((1.0, 3.0, 8.0, 20.0)))
+    if d.maybe(0.5):
+        vm = await a.start(domain(1), X)
+        await d.wait(0.0, 0.5)
+        vm.guest.end()
+    else:
+        d.solo(a, 1, X, life=0.3, wait=0.0)
+    if d.maybe(0.2):
+        await d.wait(0.0, 2.0)
+        d.revoke(a)
+
+
+async def _dead_agent(d: Drama) -> None:
+    """It comes when the agent that had sent it has died, and the next one has looked at what there is."""
+    a = await d.machine("a")
+    d.lose(a, "acquire", fault=Fault.LATE, count=1, late=d.chance.choice((3.0, 5.0, 8.0)))
+    d.moments.when("sent", "a", "acquire", do=a.kill_program)
+    d.begin(a.start(domain(1), X))
+    await d.wait(0.1, 2.0)
+    d.bring_up(a)
+
+
+async def _not_settled(d: Drama) -> None:
+    """Its answer is lost, and etcd is away until whoever has asked has gone; but not until its session is."""
+    a = await d.machine("a", is_up=False)
+    a.acquire_seconds = 3.5
+    await a.bring_up()
+    d.lose(a, "acquire", fault=Fault.ANSWER, count=1)
+    d.moments.when("applied", "a", "acquire", do=lambda: d.cut(a))
+    d.begin(a.start(domain(1), X))
+    await d.wait(4.6, 6.0)
+    d.mend()
+
+
+async def _attached(d: Drama) -> None:
+    """The same, for a guest that runs already and is asked for twice; and etcd does not come back in time."""
+    a, b = await d.machine("a", is_up=False), await d.machine("b")
+    vm = a.prepare(domain(1), X)
+    await a.bring_up()
+    d.lose(a, "acquire", fault=Fault.ANSWER, count=1)
+    d.moments.when("applied", "a", "acquire", do=lambda: d.cut(a))
+    d.begin(_attached_twice(a, vm), vm)
+    d.solo(b, d.chance.choice((1, 2)), X, wait=100.0)
+    await d.wait(1.0, 60.0)
+    recover(d)
+
+
+async def _attached_twice(machine: Machine, vm: Vm) -> None:
+    with suppress(EtcdlockError):
+        await machine.attach(vm)
+    if not vm.granted:
+        await machine.attach(vm)
 
 
 async def operators(d: Drama) -> None:

@@ -104,11 +104,14 @@ async def handed_back(d: Drama) -> None:
 
 
 async def unasked(d: Drama) -> None:
-    """A guest that should be at rest is let run by itself, just as its host falls silent."""
+    """A guest that should be at rest is let run by itself, just as its host falls silent; its connection may end."""
     a, b = await d.machine("a"), await d.machine("b")
     vm = await a.start(domain(1), X)
     d.solo(b, d.chance.choice((1, 2)), X, wait=100.0)
     await d.wait(0.1, 2.0)
+    if d.maybe(0.2):
+        a.connection_ends(vm)
+        await d.wait(0.1, 2.0)
     if d.maybe(0.5):
         a.fail_to_migrate(vm, b)
     else:
