@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +21,7 @@ from tests.faults.guarding import BUDGET_SECONDS, CLOCK, comes_true, limits, liv
 
 OUTER = r"machine-qemu\x2d1\x2douter.scope"
 SCOPE = r"machine-qemu\x2d7\x2dvm.scope"
+IN_CLOSE_WRITE = 0x8
 
 
 class Scene:
@@ -131,6 +134,24 @@ def test_a_guest_takes_along_whatever_is_in_the_cgroup_that_is_its_own(scene: Sc
     struck(guest)
     assert comes_true(lambda: not lives(helper))
     assert lives(neighbour)
+
+
+def test_a_guests_cgroup_is_killed_at_one_stroke_so_that_nothing_born_meanwhile_escapes(scene: Scene) -> None:
+    guest, helper = scene.process(f"{SCOPE}/libvirt/emulator"), scene.process(SCOPE)
+    with watched(scene.top / SCOPE / cgroup.KILL_FILE) as was_written:
+        struck(guest)
+        assert comes_true(was_written)
+    assert comes_true(lambda: not lives(helper))
+
+
+@contextmanager
+def watched(file: Path) -> Iterator[Callable[[], bool]]:
+    """Whether anybody has written to it since."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    with FileIO(descriptor) as events:
+        assert libc.inotify_add_watch(descriptor, os.fsencode(file), IN_CLOSE_WRITE) >= 0
+        yield lambda: bool(events.read(4096))
 
 
 def test_what_was_born_before_the_guest_and_moved_in_later_dies_too(scene: Scene) -> None:

@@ -37,7 +37,8 @@ LEASES, LOCKSPACE = "/san/leases", "reserved"
 class Guest:
     """A domain with a disk on each of the paths, then one for each of the `files`.
 
-    `machine` pc or q35; from q35 disks can be unplugged. `leases` are keys of explicit leases, all in one lockspace.
+    `machine` pc or q35; from q35 disks can be unplugged. `leases` are keys of explicit leases, all in one lockspace;
+    `on_lockfailure` is the guest's own choice.
     """
 
     disks: tuple[str, ...]
@@ -46,6 +47,7 @@ class Guest:
     name: str = "vm1"
     uuid: UUID = field(default_factory=uuid4)
     leases: tuple[str, ...] = ()
+    on_lockfailure: str = ""
 
     @property
     def xml(self) -> str:
@@ -57,6 +59,7 @@ class Guest:
               <memory unit='MiB'>64</memory>
               <os><type arch='x86_64' machine='{self.machine}'>hvm</type></os>
               <features><acpi/></features>
+              {f"<on_lockfailure>{self.on_lockfailure}</on_lockfailure>" if self.on_lockfailure else ""}
               <devices>
                 <emulator>/usr/bin/qemu-system-x86_64</emulator>
                 {"".join(self.disk_xml(number) for number in range(len(self.paths)))}

@@ -8,7 +8,7 @@ from tests.libvirt.agents import ACQUIRE_SECONDS, TIMING, Cluster
 from tests.libvirt.guest import Guest
 from tests.libvirt.lab import Lab, SharedDisk
 from tests.libvirt.libvirt_host import LibvirtHost
-from tests.libvirt.process_table import is_alive
+from tests.libvirt.process_table import is_alive, is_stopped
 from tests.libvirt.waiting import wait_until
 
 LIBVIRTS_SECONDS = 3.0
@@ -62,18 +62,23 @@ def test_a_guest_runs_on_through_an_outage_that_costs_its_host_the_session(
     assert cluster.lock(guest).token == before.token
 
 
-def test_guests_are_stopped_when_the_outage_lasts_and_can_be_started_anew_when_it_ends(
-    cluster: Cluster, a: LibvirtHost, disk: SharedDisk
+def test_guests_are_stopped_when_the_outage_lasts_and_can_be_started_anew_or_go_on_when_it_ends(
+    cluster: Cluster, a: LibvirtHost, other_disk: SharedDisk, disk: SharedDisk
 ) -> None:
-    guest = Guest((disk.path,))
-    cluster.start(guest, on=a)
-    pid = a.qemu_pid(guest.name)
+    guest, frozen = Guest((disk.path,)), Guest((other_disk.path,), name="vm2", on_lockfailure="pause")
+    for each in (guest, frozen):
+        cluster.start(each, on=a)
+    pid, frozen_pid = a.qemu_pid(guest.name), a.qemu_pid(frozen.name)
     assert pid is not None
+    assert frozen_pid is not None
     cluster.etcd.pause()
     ran_on = wait_until(lambda: not is_alive(pid), what="it is stopped", within_seconds=TIMING.budget_seconds)
     assert ran_on > TIMING.stop_after_seconds - TIMING.suspect_after_seconds
+    assert is_stopped(frozen_pid), "its own choice: it stands"
     wait_until(lambda: a.state(guest) == "shut off", what="libvirt has seen it")
     cluster.etcd.resume()
+    wait_until(lambda: not is_stopped(frozen_pid), what="it goes on")
+    assert is_alive(frozen_pid)
     wait_until(lambda: a.virsh("start", guest.name, check=False).returncode == 0, what="it starts")
     cluster.check_held_once(guest, by=a)
 

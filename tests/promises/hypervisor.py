@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from etcdlock.adapters.committer import Committer
-from etcdlock.agent.context import Context
+from etcdlock.agent.context import Context, OwnAction, no_choice
 from etcdlock.agent.host import HostAgent
 from etcdlock.agent.namer import Namer
 from etcdlock.agent.requests import Requests
@@ -49,6 +49,7 @@ class Hypervisor:
         self.agent: HostAgent | None = None
         self._context: Context | None = None
         self.action = Action.KILL
+        self.own_action: OwnAction = no_choice
         self.namer: Namer | None = None
         self.acquire_seconds = ACQUIRE_SECONDS
         self._running: asyncio.Task[None] | None = None
@@ -69,7 +70,9 @@ class Hypervisor:
         context = self.host.context(
             contract=self.world.contract, chance=self.world.fresh_chance(), kind=SessionKind.AGENT, stall=self.stall
         )
-        self._context = replace(context.on(self.timing), on_session_lost=self.action)
+        self._context = replace(
+            context.on(self.timing), on_session_lost=self.action, own_action=self.own_action
+        )
         self.agent = HostAgent(
             self._context,
             processes=self.processes,

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from etcdlock.errors import AccessDenied, EtcdlockError
+from etcdlock.errors import AccessDenied, EtcdlockError, InvalidDomainXml
 from etcdlock.escalation import Action
-from etcdlock.ports import Txn
+from etcdlock.model import DomainId
+from etcdlock.ports import Guest, Txn
 from etcdlock.testing import FakeGuest
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import Hypervisor
@@ -167,3 +168,36 @@ def test_a_restarted_agent_kills_the_frozen_guest_of_which_something_was_taken_o
         assert number == 1 or vm.guest.killed_at is not None
 
     play(scenario, judged=False)
+
+
+def test_a_guests_own_choice_counts_before_its_hosts(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = Hypervisor(world, world.host("a"))
+        a.own_action = lambda _guest, who: Action.FREEZE if who == domain(1) else None
+        await a.bring_up()
+        own, others = await a.start(domain(1), disk("x")), await a.start(domain(2), disk("y"))
+        a.host.store.cut()
+        await asyncio.sleep(OUTAGE_SECONDS)
+        assert others.guest.gone_at is not None
+        assert own.guest.stands()
+        a.host.store.mend()
+        await asyncio.sleep(SOON_SECONDS)
+        assert own.runs
+        assert not own.guest.stands()
+
+    play(scenario)
+
+
+def test_a_guest_whose_choice_cannot_be_kept_gets_no_locks(play: Play) -> None:
+    def ignore(_guest: Guest, _who: DomainId) -> Action:
+        raise InvalidDomainXml("'ignore' cannot be kept")
+
+    async def scenario(world: World) -> None:
+        a = Hypervisor(world, world.host("a"))
+        a.own_action = ignore
+        await a.bring_up()
+        with pytest.raises(InvalidDomainXml):
+            await a.start(domain(1), disk("x"))
+        assert a.record(domain(1)) is None
+
+    play(scenario)
