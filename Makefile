@@ -25,7 +25,7 @@ soak: SECONDS := 3600
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.cluster --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-# An etcd, a host and the whole of docker-compose.yml in containers: with Docker, or as root with Debian's docker.io.
+# The contract on etcd in containers, and the whole of docker-compose.yml: with Docker, or as root with Debian's docker.io.
 test-containers: $(VENV)/.test
 	$(BIN)/python -m pytest tests/containers $(ARGS)
 

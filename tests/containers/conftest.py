@@ -34,7 +34,9 @@ def world(request: pytest.FixtureRequest, images: None) -> Iterator[EtcdWorld]:
 
 
 @pytest.fixture(scope="module")
-def cluster(images: None) -> Iterator[Trial]:
+def cluster(images: None, request: pytest.FixtureRequest) -> Iterator[Trial]:
     """The compose file's, up and ready."""
     with trial(ROOT) as running:
         yield running
+        if request.session.testsfailed:
+            print(running.logs())

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.trial import ETCDS, HOSTS, Trial, eventually
+from tests.containers.trial import HOSTS, OUTLIVED_SECONDS, Trial, eventually
 
-pytestmark = pytest.mark.timeout(400)  # the first test also waits for the images
+pytestmark = pytest.mark.timeout(400)  # the first test also waits for images and cluster
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ (docker compose .*)$", README, flags=re.MULTILINE)
 HELD_ELSEWHERE = 100
-OUTLIVED_SECONDS = 3.0
-"""Well within the 7 s that tests/containers/quick.yml lets a guest run without etcd."""
 
 
 def test_the_five_commands_of_the_readme_do_what_it_says(cluster: Trial) -> None:
@@ -33,7 +31,7 @@ def test_the_five_commands_of_the_readme_do_what_it_says(cluster: Trial) -> None
     taken = cluster.as_written(take_over)
     assert (taken.returncode, "vm1 runs on host-c" in taken.stdout) == (0, True), taken.stderr
     assert list(cluster.records("vm1", seen_from="host-c")) == ["host-a", "host-b", "host-c"]
-    away = 'ALERTS{alertname="EtcdlockAgentAway", alertstate="firing", instance="host-b"}'
+    away = 'ALERTS{alertname="EtcdlockAgentAway", instance="host-b"}'  # pending; that it fires is tests/deploy's
     eventually(lambda: bool(cluster.prometheus(away)))
     assert cluster.compose("start", "host-b").returncode == 0
     assert cluster.on("host-b", "vm", "ready").returncode == 0
@@ -41,9 +39,7 @@ def test_the_five_commands_of_the_readme_do_what_it_says(cluster: Trial) -> None
 
 def test_a_guest_outlives_a_short_time_without_etcd(cluster: Trial) -> None:
     assert cluster.on("host-a", "vm", "start", "vm2").returncode == 0
-    cluster.compose("pause", *ETCDS)
-    time.sleep(OUTLIVED_SECONDS)
-    cluster.compose("unpause", *ETCDS)
+    cluster.pause_etcd()
     cluster.cut_off("host-a")
     time.sleep(OUTLIVED_SECONDS)
     cluster.connect("host-a")

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +22,8 @@ from etcdlock.adapters.embedded_ports import free_ports
 HOSTS = ("host-a", "host-b", "host-c")
 ETCDS = ("etcd-1", "etcd-2", "etcd-3")
 PATIENCE_SECONDS = 90.0
+OUTLIVED_SECONDS = 3.0
+"""Well within the 9.9 s that quick.yml lets a guest run without etcd, also on a machine that has much else to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,40 @@ class Trial:
         return run(*arguments, root=self.root, environment=self.environment)
 
     def on(self, host: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command on a host, without a terminal."""
-        return self.compose("exec", "-T", host, *command)
+        """A command on a host: what `docker compose exec` does, without its being started first."""
+        return subprocess.run(
+            ["docker", "exec", self.container(host), *command],
+            env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
 
     def as_written(self, line: str) -> subprocess.CompletedProcess[str]:
         """A line of a page that begins with `docker compose`."""
         words = shlex.split(line, comments=True)
         assert words[:2] == ["docker", "compose"], line
-        return self.on(*words[3:]) if words[2] == "exec" else self.compose(*words[2:])
+        without_terminal = ["-T"] if words[2] == "exec" else []
+        return self.compose(words[2], *without_terminal, *words[3:])
 
-    def docker(self, *arguments: str) -> None:
-        subprocess.run(["docker", *arguments], env=self.environment, check=True, capture_output=True)
+    def docker(self, *arguments: str) -> str:
+        """What it prints."""
+        done = subprocess.run(["docker", *arguments], env=self.environment, check=True, capture_output=True, text=True)
+        return done.stdout
 
     def container(self, service: str) -> str:
-        return self.compose("ps", "--quiet", service).stdout.strip()
+        """Its id."""
+        labels = {"project": self.environment["COMPOSE_PROJECT_NAME"], "service": service}
+        filters = [word for name in labels for word in ("--filter", f"label=com.docker.compose.{name}={labels[name]}")]
+        return self.docker("ps", "--all", "--quiet", *filters).strip()
+
+    def logs(self) -> str:
+        """What its containers have said last."""
+        return logs(self.root, self.environment)
+
+    def pause_etcd(self) -> None:
+        """All members at once, for less time than a guest outlives."""
+        members = [self.container(service) for service in ETCDS]
+        self.docker("pause", *members)
+        time.sleep(OUTLIVED_SECONDS)
+        self.docker("unpause", *members)
 
     def cut_off(self, host: str) -> None:
         """From etcd and everything else."""
@@ -100,19 +123,23 @@ def trial(root: Path) -> Iterator[Trial]:
             assert ready.returncode == 0, ready.stderr + logs(root, environment)
         yield Trial(root, environment, time.monotonic() - began)
     finally:
-        run("down", "--volumes", "--remove-orphans", "--timeout", "5", root=root, environment=environment)
+        run("down", "--volumes", "--remove-orphans", "--timeout", "0", root=root, environment=environment)
+
+
+@cache
+def compose() -> tuple[str, ...]:
+    """Whichever is there."""
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    return ("docker", "compose") if plugin else ("docker-compose",)
 
 
 def run(*arguments: str, root: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Compose, whichever is there."""
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-    compose = ["docker", "compose"] if plugin else ["docker-compose"]
-    command = [*compose, *arguments]
+    """A command of Compose's."""
     return subprocess.run(
-        command, cwd=root, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+        [*compose(), *arguments],
+        cwd=root, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def logs(root: Path, environment: dict[str, str]) -> str:
-    """What the containers have said last."""
-    return run("logs", "--tail", "30", root=root, environment=environment).stdout
+    return run("logs", "--tail", "60", root=root, environment=environment).stdout
