@@ -66,6 +66,9 @@ MEANINGS: Mapping[str, str] = {
     "session_suspect": "a heartbeat was overdue: nothing new was acquired",
     "superseded": "another had its lock: whatever ran was killed",
     "taken_over": "its locks were taken over from a host that is proven dead",
+    "shadow_began": "an agent was up that refused and stopped nothing: shadow mode",
+    "would_have_refused": "it was answered yes in shadow mode: else it would have been refused",
+    "would_have_stopped": "it ran on in shadow mode: else it would have been stopped",
     "unparked": "its vCPUs were let run again",
 }
 """For people; an event that is not among them is told by its name."""
@@ -73,7 +76,7 @@ MEANINGS: Mapping[str, str] = {
 HOST_EVENTS = frozenset(
     ("agent_ready", "earlier_guard_ended", "etcd_history_replaced", "guard_replaced", "guard_started", "heartbeat",
      "heartbeat_back", "heartbeat_failed", "join_failed", "session_joined", "session_left", "session_left_standing",
-     "session_lost", "session_resumed", "session_suspect")
+     "session_lost", "session_resumed", "session_suspect", "shadow_began")
 )  # fmt: skip
 
 

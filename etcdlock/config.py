@@ -45,6 +45,8 @@ TABLES = frozenset(("timing", "fence"))
 """Settings that are tables in the file."""
 SECRET = re.compile(r"(passwd|password|secret|secret_key|token|cookie)$")
 """How options of fence agents are called that are read from files alone."""
+SHADOW = ".shadow"
+"""What the name of a cluster ends in whose locks nobody is refused for."""
 
 
 class FenceDevice(BaseModel):
@@ -96,6 +98,7 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
     )
 
+    mode: Literal["enforce", "shadow"] = Field(default="enforce", description="whether the agent refuses and stops")
     cluster: str = Field(default="default", min_length=1, description="the hosts of one cluster share locks")
     prefix: str = Field(default="/etcdlock", description="where in etcd all keys lie")
     host_id: str = Field(default="", description="this host's unique name in the cluster; default: its host name")
@@ -198,6 +201,21 @@ class Settings(BaseSettings):
         return self.on_session_lost or self.cluster_on_session_lost
 
     @property
+    def is_shadow(self) -> bool:
+        """Whether this host's agent only notes what it would refuse and stop."""
+        return self.mode == "shadow"
+
+    def in_its_cluster(self) -> Settings:
+        """In shadow mode all is done in a cluster of its own beside the real one, and of that name and `SHADOW`."""
+        if not self.is_shadow or self.cluster.endswith(SHADOW):
+            return self
+        return self.model_copy(update={"cluster": f"{self.cluster}{SHADOW}"})
+
+    def for_real(self) -> Settings:
+        """The same for what enforces its locks whatever the mode, in the real cluster."""
+        return self.model_copy(update={"mode": "enforce", "cluster": self.cluster.removesuffix(SHADOW)})
+
+    @property
     def contract(self) -> Contract:
         """What all hosts of the cluster must agree on. Raises `UnsafeTiming`."""
         return Contract(
@@ -279,7 +297,7 @@ def load(
         merged["timing"] = timing
     sources = ((str(path), from_file), ("the environment", from_environment), ("the command line", given))
     try:
-        settings = Settings(**merged)
+        settings = Settings(**merged).in_its_cluster()
     except ValidationError as error:
         raise _explained(error, sources) from error
     settings.keyspace  # noqa: B018 - refuses a prefix that no key can have

@@ -55,23 +55,37 @@ class Host:
 
         `before_end` is done first at the end: then nobody asks any more.
         """
-        running = asyncio.ensure_future(self.agent.run())
-        others: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(part) for part in (self.guard.keep(), *parts, told.wait())
-        ]
         try:
-            await asyncio.wait((running, *others), return_when=asyncio.FIRST_COMPLETED)
+            await keep_beside(
+                self.agent.run(), self.guard.keep(), *parts, told=told, before_end=before_end, stop=self.agent.stop
+            )
         finally:
-            failed = [part for part in others if part.done()]
-            await before_end()
-            await self.agent.stop()
-            for part in others:
-                part.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
             await self.guard.close()
-        await running
-        for part in failed:
-            part.result()
+
+
+async def keep_beside(
+    agent: Coroutine[Any, Any, None],
+    /,
+    *parts: Coroutine[Any, Any, object],
+    told: asyncio.Event,
+    before_end: Callable[[], Awaitable[None]],
+    stop: Callable[[], Awaitable[None]],
+) -> None:
+    """Run an agent and its parts as `Host.keep` does; `stop` ends the agent in order."""
+    running = asyncio.ensure_future(agent)
+    others: list[asyncio.Future[Any]] = [asyncio.ensure_future(part) for part in (*parts, told.wait())]
+    try:
+        await asyncio.wait((running, *others), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        failed = [part for part in others if part.done()]
+        await before_end()
+        await stop()
+        for part in others:
+            part.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    await running
+    for part in failed:
+        part.result()
 
 
 @contextlib.asynccontextmanager

@@ -71,6 +71,13 @@ def record_places(settings: Settings, /) -> Places:
     return Places(folder=settings.state_folder, rings=settings.run_folder, host=host_id(settings))
 
 
+def shadow_places(settings: Settings, /) -> Places:
+    """Where this host keeps what it would have refused and stopped; `host_id` as above."""
+    from etcdlock.adapters.flight_record import Places
+
+    return Places(folder=settings.state_folder, rings="", host=host_id(settings), kind="shadow")
+
+
 def naming(settings: Settings, /) -> Naming:
     """How paths are named on this host."""
     from etcdlock.identity import DiskIdentity, Naming
@@ -121,6 +128,7 @@ def make_context(
         kind=kind,
         version=etcdlock.__version__,
         on_session_lost=on_session_lost or settings.lost_action,
+        is_shadow=settings.is_shadow,
         address=source_address(host.strip("[]"), port=int(port)),
     )
 

@@ -43,16 +43,19 @@ RING_PREFIX = "flight-"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a host keeps its record: `folder` for good, `rings` for what guards write until the next boot."""
+    """Where a host keeps its record: `folder` for good, `rings` for what guards write until the next boot, if that is
+    to be told, too. `kind` names the record, of which there may be several.
+    """
 
     folder: str
     rings: str
     host: str
+    kind: str = "record"
 
     @property
     def file(self) -> Path:
         """The current one."""
-        return Path(self.folder, f"record-{quote(self.host, safe='')}.jsonl")
+        return Path(self.folder, f"{self.kind}-{quote(self.host, safe='')}.jsonl")
 
     @property
     def earlier(self) -> Path:
@@ -67,8 +70,9 @@ class Places:
 
 
 @contextmanager
-def keeping(places: Places, /) -> Iterator[None]:
-    """Inside, everything that is noted is written down, behind what earlier guards have left."""
+def keeping(places: Places, /, *, only: frozenset[str] | None = None) -> Iterator[None]:
+    """Inside, everything that is noted is written down, behind what earlier guards have left; or `only` these events.
+    """
     try:
         Path(places.folder).mkdir(mode=0o750, parents=True, exist_ok=True)
         descriptor = _opened(places.file)
@@ -76,7 +80,7 @@ def keeping(places: Places, /) -> Iterator[None]:
         note("record_not_kept", level=logging.WARNING, folder=places.folder, error=error)
         yield
         return
-    writer = _Writer(places, descriptor)
+    writer = _Writer(places, descriptor, only=only)
     for line in take_rings(places):
         writer.put(line)
     try:
@@ -121,8 +125,9 @@ def take_rings(places: Places, /) -> list[Line]:
 class _Writer:
     """The thread, and what waits for it."""
 
-    def __init__(self, places: Places, descriptor: int, /) -> None:
+    def __init__(self, places: Places, descriptor: int, /, *, only: frozenset[str] | None) -> None:
         self._places = places
+        self._only = only
         self._descriptor = descriptor
         self._waiting: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
         self._dropped = 0
@@ -133,6 +138,8 @@ class _Writer:
 
     def listen(self, event: Event, /) -> None:
         """A heartbeat is kept in mind, and written ahead of what it was the last before."""
+        if self._only is not None and event.name not in self._only:
+            return
         if event.name == HEARTBEAT:
             self._heartbeat = event
             if self._heartbeat_kept and time.monotonic() < self._heartbeat_kept + HEARTBEAT_EVERY_SECONDS:
@@ -217,6 +224,8 @@ def _parsed(content: bytes, /) -> list[Line]:
 
 
 def _rings(places: Places, /) -> list[Path]:
+    if not places.rings:
+        return []
     try:
         return sorted(Path(places.rings).glob(f"{RING_PREFIX}*"))
     except OSError:

@@ -43,6 +43,11 @@ class GuardRecord:
         self._mine: list[Kept] = []
 
     @property
+    def earlier(self) -> tuple[Kept, ...]:
+        """Those of earlier agents, whether they live or not."""
+        return tuple(self._earlier)
+
+    @property
     def earlier_watchdog_seconds(self) -> float:
         """The timeout of the watchdog that a guard of an earlier agent has, which still lives; 0 if none has."""
         return max((kept.watchdog_seconds for kept in self._earlier if _lives(kept.name)), default=0.0)
@@ -81,6 +86,11 @@ class GuardRecord:
         draft = self._path.with_suffix(".new")
         draft.write_text("".join(f"{kept.name}:{kept.watchdog_seconds!r}\n" for kept in guards), encoding="ascii")
         draft.replace(self._path)
+
+
+def guards_alive(folder: str, /) -> tuple[int, ...]:
+    """The pids of the guards in the record of that folder that live. Raises `InvalidSetting`."""
+    return tuple(kept.name.pid for kept in GuardRecord(folder).earlier if _lives(kept.name))
 
 
 def _parse(line: str) -> Kept:

@@ -38,6 +38,7 @@ class Context:
     `on_session_lost` is done first with a guest whose session cannot be proven any more, unless `own_action` knows of a
     choice of the guest's own; it raises `InvalidDomainXml` for one that cannot be kept. `chance` gives ids and jitter;
     a seeded one makes runs repeatable.
+    `is_shadow`: what would be refused or stopped is only noted.
     """
 
     store: Store
@@ -51,6 +52,7 @@ class Context:
     address: str = ""
     on_session_lost: Action = Action.KILL
     own_action: OwnAction = no_choice
+    is_shadow: bool = False
     chance: random.Random = field(default_factory=random.SystemRandom)
 
     @property

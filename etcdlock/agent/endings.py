@@ -14,6 +14,7 @@ from etcdlock.agent.enforcer import Enforcer
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.residents import Resident
 from etcdlock.agent.resuming import Departed
+from etcdlock.agent.witness import Witness
 
 MOST_REMEMBERED = 4096
 
@@ -32,7 +33,7 @@ class End(StrEnum):
 class Endings:
     """The latest ones."""
 
-    def __init__(self, enforcer: Enforcer, ledger: Ledger, /) -> None:
+    def __init__(self, enforcer: Enforcer | Witness, ledger: Ledger, /) -> None:
         self._enforcer = enforcer
         self._ledger = ledger
         self._known: OrderedDict[tuple[UUID, int], End] = OrderedDict()
@@ -52,6 +53,8 @@ class Endings:
         guest = resident.guest
         if isinstance(guest, Departed):
             return End.NOT_KNOWN
+        if isinstance(self._enforcer, Witness):
+            return End.BY_ITSELF
         was_lost = self._ledger.holding(resident.uuid) is None
         stopped = self._enforcer.stopped(guest) or self._enforcer.overdue(guest) or was_lost
         return End.STOPPED if stopped else End.BY_ITSELF

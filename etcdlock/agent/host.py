@@ -35,6 +35,7 @@ from etcdlock.agent.patience import ask_until_answered
 from etcdlock.agent.residents import Asked, Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
 from etcdlock.agent.sightings import Sightings
+from etcdlock.agent.witness import Witness
 from etcdlock.errors import (
     EtcdlockError,
     HeldElsewhere,
@@ -60,7 +61,8 @@ class HostAgent:
     `acquire_seconds` bounds what a door waits for; the door itself must wait a little longer, so that a yes which it
     passes on is one that was given. A `guard` beside our own goes on while no agent runs. Where there is a
     `ledger_store`, locks are changed through it: heartbeats and joining never wait behind them. A `keeper` is begun
-    beside all else once the agent has joined. `namer` names what is known by its path alone.
+    beside all else once the agent has joined. `namer` names what is known by its path alone. With a `witness` nothing
+    is enforced.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class HostAgent:
         ledger_store: Store | None = None,
         keeper: Callable[[Member], Coroutine[Any, Any, None]] | None = None,
         namer: Namer | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._context = context
         self._keeper = keeper
@@ -82,7 +85,7 @@ class HostAgent:
         self._namer = namer or Namer(Naming())
         self._acquire_seconds = acquire_seconds
         self._join_seconds = join_seconds
-        self._enforcer = Enforcer(context.clock, timing=context.timing)
+        self._enforcer = witness or Enforcer(context.clock, timing=context.timing)
         both = Together(self._enforcer, guard) if guard else self._enforcer
         self.member = Member(context, guard=both)
         ledger_context = replace(context, store=ledger_store) if ledger_store else context
@@ -193,7 +196,7 @@ class HostAgent:
         A resource without a name is a disk that is known by its path. It is named here, in the guest's turn.
         Raises `HeldElsewhere`, `Superseded` where another host has claimed it, and whatever else says why not.
         """
-        with answer_noted(self._context.clock, owner.domain, resource):
+        with answer_noted(self._context, owner.domain, resource):
             await self.ask(owner, lambda asked: self._name_and_take(asked, resource))
 
     async def ask(self, owner: Owner, work: Work, /) -> None:

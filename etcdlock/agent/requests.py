@@ -59,7 +59,7 @@ class Requests:
 
         Raises `HeldElsewhere`, and `Refused` where it is locked already, but parked or with other resources.
         """
-        with answer_noted(self._context.clock, owner.domain, *resources):
+        with answer_noted(self._context, owner.domain, *resources):
             return await self._ask(owner, lambda asked: self._acquire(asked, resources))
 
     async def _acquire(self, asked: Asked, resources: tuple[Resource, ...], /) -> None:
@@ -168,7 +168,7 @@ class Requests:
 
     async def add(self, uuid: UUID, resource: Resource, /) -> StoredDomain:
         """The guest may open one more resource after this. Raises `HeldElsewhere`."""
-        with answer_noted(self._context.clock, self._owner(uuid).domain, resource):
+        with answer_noted(self._context, self._owner(uuid).domain, resource):
             return await self._ask_of(uuid, lambda asked: self._add(asked, resource))
 
     async def _add(self, asked: Asked, resource: Resource, /) -> None:
@@ -223,7 +223,7 @@ class Requests:
         this process is first heard of. What nobody holds is acquired. Raises `HeldElsewhere` if the source has not
         parked it in time: then ask again; and `Refused` if the domain has been let run again.
         """
-        with answer_noted(self._context.clock, owner.domain, *resources):
+        with answer_noted(self._context, owner.domain, *resources):
             return await self._ask(owner, lambda asked: self._claim(asked, resources, run))
 
     async def _claim(self, asked: Asked, resources: tuple[Resource, ...], run: str, /) -> None:

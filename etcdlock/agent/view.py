@@ -88,13 +88,23 @@ class View:
             "pid_namespace": None,
             **self._place,
             "version": context.version,
-            "session": member.session.ref.session,
-            "phase": member.phase,
-            "seconds_to_stop": round(member.session.stop_at(context.timing) - context.clock.now(), 3),
+            "mode": "shadow" if context.is_shadow else "enforce",
+            **self._session_document(),
             "last_failure": member.last_failure or None,
             "endpoint": self._endpoint(),
             "ready": self._agent.ready.is_set(),
             "guests": [self._guest_document(resident) for resident in self._agent.residents] if with_guests else None,
+        }
+
+    def _session_document(self) -> dict[str, Any]:
+        """In shadow mode the agent answers before it has one."""
+        member, context = self._agent.member, self._context
+        if not member.has_joined:
+            return {"session": None, "phase": "joining", "seconds_to_stop": None}
+        return {
+            "session": member.session.ref.session,
+            "phase": member.phase,
+            "seconds_to_stop": round(member.session.stop_at(context.timing) - context.clock.now(), 3),
         }
 
     def _guest_document(self, resident: Resident, /) -> dict[str, Any]:

@@ -36,12 +36,16 @@ def create_app(
     /,
     *,
     namer: Namer,
+    views_namer: Namer | None = None,
     chains: Chains | None = None,
     readonly_disks: str,
     answer_seconds: float,
     extra_routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """`answer_seconds` bounds what a caller waits for; a little more than the program behind takes by itself."""
+    """`answer_seconds` bounds what a caller waits for; a little more than the program behind takes by itself.
+
+    `views_namer` names for those who only look, where another names for those who lock.
+    """
     desk = Desk(answer_seconds=answer_seconds)
     app = FastAPI(
         title="etcdlock agent",
@@ -56,7 +60,7 @@ def create_app(
             domains, desk=desk, namer=namer, chains=chains, readonly_disks=readonly_disks, host=cluster.host
         ).router()
     )
-    app.include_router(ViewRoutes(cluster, desk=desk, namer=namer).router())
+    app.include_router(ViewRoutes(cluster, desk=desk, namer=views_namer or namer).router())
     reservations = ReservationRoutes(
         domains, desk=desk, namer=namer, chains=chains, readonly_disks=readonly_disks, host=cluster.host
     )

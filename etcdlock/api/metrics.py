@@ -35,6 +35,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 NOW = {
     "agent_info": "always 1: the host's id and the agent's version",
     "etcd_endpoint_info": "always 1: the member of etcd that is asked",
+    "shadow": "1 in shadow mode: nothing is refused or stopped here, only noted",
     "ready": "1 while requests for locks are answered",
     "seconds_to_stop": "until guests are stopped if no further heartbeat commits",
     "session_phase": "1 for the phase that the session is in",
@@ -78,6 +79,8 @@ COUNTED = (
     Counted("rejoin_failed", "rejoin_failures", "attempts to carry a domain over that failed"),
     Counted("acquired", "acquires", "requests for locks answered with yes"),
     Counted("refused", "refusals", "requests for locks answered with no, by the kind of error", label="reason"),
+    Counted("would_have_refused", "would_have_refused", "in shadow mode: what a no would have been", label="reason"),
+    Counted("would_have_stopped", "would_have_stopped", "in shadow mode: guests that run on", label="reason"),
     Counted("released", "releases", "domains whose locks were given back"),
     Counted("parked", "parks", "domains parked: their vCPUs have stopped"),
     Counted("unparked", "unparks", "parked domains whose vCPUs were let run again"),
@@ -168,6 +171,7 @@ class Now(Collector):
         phase = str(agent.member.phase) if joined else JOINING
         yield _gauge("agent_info", [({"host": context.host, "version": context.version}, 1)])
         yield _gauge("etcd_endpoint_info", [({"endpoint": self._endpoint()}, 1)])
+        yield _gauge("shadow", [({}, context.is_shadow)])
         yield _gauge("ready", [({}, agent.ready.is_set())])
         yield _gauge("seconds_to_stop", [({}, self._seconds_to_stop())] if joined else ())
         yield _gauge("session_phase", [({"phase": name}, name == phase) for name in PHASES])

@@ -10,7 +10,6 @@ none is back in time, the guard that it leaves behind stops the guests before ot
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etcdlock.cli.common import Common, run_async
-from etcdlock.cli.ending import Ending, OnGuests
+from etcdlock.cli.ending import Ending, OnGuests, end_when_told
 from etcdlock.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 USAGE = "[OPTIONS]"
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
-RELOAD = signal.SIGUSR1
-"""Sent where virtlockd would be told to start itself anew without losing a lock, as when libvirt is upgraded."""
 DESCRIPTORS = 40_960
 """Two for each guest and some to spare; as many as virtlockd's own unit allows it."""
 
@@ -55,10 +51,29 @@ def command(
     from etcdlock.cli.backlog import logging_in_background
     from etcdlock.wiring import record_places
 
-    settings = _apart(common.settings(), uid=os.geteuid())
+    settings = _apart(_in_a_real_cluster(common.settings()), uid=os.geteuid())
+    if settings.is_shadow:
+        from etcdlock.cli.shadow_agent import serve as serve_shadow
+
+        serving = serve_shadow(settings, on_guests=on_guests)
+    else:
+        serving = _serve(settings, on_guests=on_guests)
     with only_agent(settings.run_folder), logging_in_background(), keeping(record_places(settings)):
-        run_async(_serve(settings, on_guests=on_guests))
+        run_async(serving)
     return Exit.OK
+
+
+def _in_a_real_cluster(settings: Settings, /) -> Settings:
+    """An agent that enforces is nobody's shadow."""
+    from etcdlock.config import SHADOW
+    from etcdlock.errors import InvalidSetting
+
+    if settings.cluster.endswith(SHADOW) and not settings.is_shadow:
+        raise InvalidSetting(
+            f"cluster is {settings.cluster!r}: clusters of such names are for agents whose mode is 'shadow'",
+            hint="set mode, or another cluster",
+        )
+    return settings
 
 
 def _apart(settings: Settings, /, *, uid: int) -> Settings:
@@ -101,10 +116,7 @@ async def _until_told(host: Host, door: Doors, heed: Callable[..., Ending], /) -
     from etcdlock.adapters.systemd import Systemd
 
     told, systemd = asyncio.Event(), Systemd()
-    ending = heed(end=told.set)
-    for number in ENDING:
-        asyncio.get_running_loop().add_signal_handler(number, ending.tell)
-    asyncio.get_running_loop().add_signal_handler(RELOAD, _nothing)
+    end_when_told(heed(end=told.set))
 
     async def close() -> None:
         systemd.stopping()
@@ -140,7 +152,3 @@ def _status(agent: HostAgent, /) -> str:
     member = agent.member
     trouble = "; ".join(("", *member.last_failure.splitlines()))
     return f"{len(agent.residents)} guest(s), session {member.session.ref} is {member.phase}{trouble}"
-
-
-def _nothing() -> None:
-    """Nothing is kept that would have to be read anew."""

@@ -15,7 +15,7 @@ from etcdlock.errors import EtcdlockError
 
 COMMANDS = (
     "run", "reserve", "status", "inquire", "hosts", "why", "break", "fence", "cleanup", "doctor", "identify",
-    "attach", "adopt", "agent", "events", "certs", "init-cluster", "demo",
+    "attach", "adopt", "agent", "shadow", "events", "certs", "init-cluster", "demo",
 )  # fmt: skip
 
 

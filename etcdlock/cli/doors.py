@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from etcdlock.adapters.flight_record import read_or_say_why
 from etcdlock.adapters.machine import pid_namespace
 from etcdlock.agent.requests import Requests
+from etcdlock.agent.shadow_naming import ShadowChains, ShadowNamer
+from etcdlock.agent.shadow_requests import ShadowRequests
 from etcdlock.agent.view import View
 from etcdlock.api import events, metrics, scrape
 from etcdlock.api.app import create_app
@@ -21,13 +23,15 @@ from etcdlock.errors import InvalidSetting
 from etcdlock.journal import note
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
-from etcdlock.wiring import chains, record_places
+from etcdlock.wiring import chains, naming, record_places
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.agent.context import Context
     from etcdlock.agent.host import HostAgent
     from etcdlock.agent.namer import Namer
+    from etcdlock.agent.shadow import Shadow
+    from etcdlock.api.behind import Domains
     from etcdlock.config import Settings
     from etcdlock.ports import Processes
 
@@ -36,7 +40,7 @@ DOOR_BEHIND_SECONDS = 1.0
 
 
 class Doors:
-    """Raises `InvalidSetting` when made with a group that does not exist."""
+    """Raises `InvalidSetting` when made with a group that does not exist. A `shadow` answers for the agent."""
 
     def __init__(
         self,
@@ -48,15 +52,23 @@ class Doors:
         processes: Processes,
         store: EtcdStore,
         namer: Namer,
+        shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics.Metrics(agent, context, endpoint=lambda: store.endpoint)
         self._counting = contextlib.ExitStack()
         self._feed = events.Feed()
         wait_seconds = settings.acquire_seconds + DOOR_BEHIND_SECONDS
-        self._libvirt = Door(agent, uid=os.getuid(), acquire_seconds=wait_seconds)
+        self._libvirt = Door(shadow or agent, uid=os.getuid(), acquire_seconds=wait_seconds)
+        below, locking = chains(settings), namer
+        requests = Requests(agent, context, processes=processes, answer_seconds=settings.acquire_seconds)
+        domains: Domains = requests
+        if shadow is not None:
+            domains = ShadowRequests(requests, shadow, agent, context, wait_seconds=settings.acquire_seconds)
+            locking = ShadowNamer(naming(settings), findings=shadow.findings)
+            below = None if below is None else ShadowChains(below, findings=shadow.findings)
         app = create_app(
-            Requests(agent, context, processes=processes, answer_seconds=settings.acquire_seconds),
+            domains,
             View(
                 agent,
                 context,
@@ -66,8 +78,9 @@ class Doors:
                 record=lambda: read_or_say_why(record_places(settings)),
                 place={"endpoints": list(settings.endpoints), "pid_namespace": pid_namespace()},
             ),
-            namer=namer,
-            chains=chains(settings),
+            namer=locking,
+            views_namer=namer,
+            chains=below,
             readonly_disks=settings.readonly_disks,
             answer_seconds=wait_seconds,
             extra_routers=(self._feed.router(), metrics.router(self._metrics)),

@@ -7,6 +7,7 @@ that refuses goes on serving.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from etcdlock.agent.host import HostAgent
     from etcdlock.ports import Clock
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+RELOAD = signal.SIGUSR1
+"""Sent where virtlockd would be told to start itself anew without losing a lock, as when libvirt is upgraded."""
 MEANT_SECONDS = 10.0
 """Who says it twice within this time means it."""
 
@@ -51,3 +55,17 @@ class Ending:
             note("stop_refused", level=logging.WARNING, guests=named, again_within_seconds=MEANT_SECONDS)
             return
         self._end()
+
+
+def end_when_told(ending: Ending, /) -> None:
+    """By signals, in the running loop."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    for number in ENDING:
+        loop.add_signal_handler(number, ending.tell)
+    loop.add_signal_handler(RELOAD, _nothing)
+
+
+def _nothing() -> None:
+    """Nothing is kept that would have to be read anew."""

@@ -44,7 +44,7 @@ class Exit(IntEnum):
     ACCESS_DENIED = 106
     """etcd refuses this certificate, user or role."""
     FINDINGS = 107
-    """`doctor` has found a fault."""
+    """`doctor` has found a fault; `shadow`, something that would have been refused or stopped."""
     NOT_EXECUTABLE = 126
     """The command exists but cannot be executed."""
     NOT_FOUND = 127

@@ -24,7 +24,8 @@ def diagnose_host(facts: HostFacts, survey: Survey | None, /, *, gone: frozenset
     """Every finding, the worst first. Without a survey only what needs none. `gone` are processes that have ended."""
     facts = replace(facts, guests=tuple(guest for guest in facts.guests if guest.process not in gone))
     of_locks = (*_of_guests(facts, survey), *_of_gone(facts, survey, gone)) if survey is not None else ()
-    return (*of_locks, *_of_unread(facts), *_of_agent(facts), *_of_libvirt(facts), *_of_sockets(facts))
+    of_host = (*_of_unread(facts), *_of_agent(facts), *_of_libvirt(facts), *_of_sockets(facts))
+    return (*_of_shadow(facts), *of_locks, *of_host)
 
 
 def locked_processes(survey: Survey, /, *, hosts: frozenset[str], boot: str) -> frozenset[Name]:
@@ -148,6 +149,16 @@ def _of_unread(facts: HostFacts, /) -> Iterator[Finding]:
             f"a guest of libvirt's was not looked at: {escaped(text)}",
             evidence="its status file cannot be read, or one of its disks not be found out about",
             remedy="run doctor as root; if that does not help, compare 'virsh list' with 'etcdlock status' by hand",
+        )
+
+
+def _of_shadow(facts: HostFacts, /) -> Iterator[Finding]:
+    if facts.is_shadow:
+        yield Finding(
+            Severity.FAULT,
+            "this host is in shadow mode: nothing is refused, nothing is stopped, NO GUEST IS PROTECTED",
+            evidence="mode is 'shadow' in the settings",
+            remedy="'etcdlock shadow' tells what would have been refused or stopped; mode = \"enforce\" ends the trial",
         )
 
 

@@ -57,7 +57,9 @@ class SocketFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """Everything seen. `agent` is its pid, 0 if none runs; `conf` is None where libvirt has no such file."""
+    """Everything seen. `agent` is its pid, 0 if none runs; `conf` is None where libvirt has no such file; `is_shadow`
+    as its settings say.
+    """
 
     hosts: frozenset[str]
     boot: str
@@ -68,6 +70,7 @@ class HostFacts:
     locks: SocketFact
     conf: str | None
     lock_manager: str
+    is_shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,4 +232,5 @@ def see_host(settings: Settings, /) -> HostFacts:
         locks=socket_at(settings.lock_socket),
         conf=conf,
         lock_manager=lock_manager,
+        is_shadow=settings.is_shadow,
     )

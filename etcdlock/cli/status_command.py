@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from etcdlock.survey import Survey
 
 USAGE = "[OPTIONS]"
+NOT_PROTECTED = "nothing is refused or stopped on this host, no guest is protected; see 'etcdlock shadow'"
 
 
 def command(common: Common, *, via: ViaOption = None) -> int:
@@ -32,15 +33,17 @@ def command(common: Common, *, via: ViaOption = None) -> int:
     rules = rules_of(survey, mine=mine)
     common.show(
         survey_document(survey, cluster=settings.cluster, needs=rules.takeover_needs),
-        otherwise=lambda: _print(survey, cluster=settings.cluster, rules=rules),
+        otherwise=lambda: _print(survey, cluster=settings.cluster, rules=rules, is_shadow=settings.is_shadow),
     )
     return exit_of(survey)
 
 
-def _print(survey: Survey, /, *, cluster: str, rules: Contract) -> None:
+def _print(survey: Survey, /, *, cluster: str, rules: Contract, is_shadow: bool) -> None:
     from etcdlock.cli import tables
 
     out = tables.console()
+    if is_shadow:
+        out.print(tables.text(f"SHADOW MODE: {NOT_PROTECTED}", style="bold red"), soft_wrap=True)
     counts = f"sessions {len(survey.sessions)}, locks {len(survey.locks)}, stale {len(survey.stale_locks)}"
     out.print(tables.text(f"Cluster {cluster} at revision {survey.revision}: {counts}"), soft_wrap=True)
     if survey.sessions:

@@ -57,6 +57,9 @@ async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
     from etcdlock.model import SessionKind
     from etcdlock.wiring import check_versions, make_context, open_store
 
+    if settings.is_shadow:
+        settings = settings.for_real()
+        _say(task, f"is locked for real, in cluster {settings.cluster}: only the agent has a shadow mode")
     async with open_store(settings) as store:
         context = make_context(settings, store, kind=SessionKind.RUN, on_session_lost=action)
         await check_versions(settings, store)

@@ -49,7 +49,7 @@ class EtcdDriver(Driver):
     def open(cls, opening: Opening, /) -> Self:
         """Join the cluster, or go on with what this host's program before held. Raises what joining raises."""
         opening.expect_no_options(cls.name)
-        driver = cls(opening.settings)
+        driver = cls(opening.settings.for_real())  # only the agent has a shadow mode
         driver._start()
         return driver
 

@@ -33,7 +33,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "disk_identity": "md5", "backing_chain": "shared",
         "local_folders": "/b/, /a", "on_session_lost": "freeze", "on_session_lost_command": "/c",
         "cluster_on_session_lost": "freeze",
-        "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
+        "mode": "shadow", "watchdog": "required", "via": "own", "fencing": "automatic", "fence_after_seconds": "3",
         "fence_timeout_seconds": "4", "unidentified_disks": "path",
         "metrics_listen": "10.0.0.1:9379",
     }  # fmt: skip
@@ -194,3 +194,12 @@ def test_an_ordinary_user_has_sockets_where_that_users_own_libvirt_looks(
 def test_local_folders_mean_nothing_where_disks_are_known_by_what_they_are() -> None:
     with pytest.raises(InvalidSetting, match=r"^local_folders have no meaning"):
         load(environment={}, flags={"local_folders": ["/local"]})
+
+
+def test_shadow_mode_has_a_cluster_of_its_own_which_the_real_one_is_never_taken_for() -> None:
+    shadow = load(environment={"ETCDLOCK_MODE": "shadow", "ETCDLOCK_CLUSTER": "x"})
+    real = load(environment={"ETCDLOCK_CLUSTER": "x"})
+    assert (shadow.cluster, shadow.for_real().cluster, real.cluster) == ("x.shadow", "x", "x")
+    assert not shadow.keyspace.root.startswith(real.keyspace.root)
+    again = load(environment={"ETCDLOCK_MODE": "shadow"}, flags={"cluster": "x.shadow"})
+    assert (again.cluster, again.for_real().mode) == ("x.shadow", "enforce")
