@@ -36,10 +36,10 @@ BY_PATH = {"ETCDLOCK_DISK_IDENTITY": "path", "ETCDLOCK_LOCAL_FOLDERS": OWN_IMAGE
 class Cluster:
     """An etcd, and an agent on each host of a lab with a libvirtd that asks it."""
 
-    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoints: str, naming: Mapping[str, str]) -> None:
+    def __init__(self, lab: Lab, etcd: EmbeddedEtcd, *, endpoints: str, settings: Mapping[str, str]) -> None:
         self._lab = lab
         self._endpoints = endpoints
-        self._naming = naming
+        self._settings = settings
         self._agents: dict[str, Program] = {}
         self.etcd = etcd
         self.records = Records(etcd.endpoints)
@@ -111,7 +111,7 @@ class Cluster:
         return {
             **timing,
             "ETCDLOCK_ENDPOINTS": self._endpoints,
-            **self._naming,
+            **self._settings,
             "ETCDLOCK_HOST_ID": host.name,
             "ETCDLOCK_STATE_FOLDER": "/run/etcdlock-state",
             "ETCDLOCK_ALLOW_UNSAFE_ETCD": "true",
@@ -120,7 +120,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster_of(lab: Lab, /, *, etcd_members: int = 1, naming: Mapping[str, str] = BY_PATH) -> Iterator[Cluster]:
+def cluster_of(lab: Lab, /, *, etcd_members: int = 1, settings: Mapping[str, str] = BY_PATH) -> Iterator[Cluster]:
     """A cluster of all hosts of a lab."""
     with etcd_of(lab, members=etcd_members) as (etcd, endpoints):
-        yield Cluster(lab, etcd, endpoints=endpoints, naming=naming)
+        yield Cluster(lab, etcd, endpoints=endpoints, settings=settings)

@@ -20,7 +20,7 @@ FILE, ALIAS = f"{OWN_IMAGES}/guest.img", f"{OWN_IMAGES}/alias.img"
 @pytest.fixture(scope="module")
 def clean_cluster(clean_lab: Lab) -> Iterator[Cluster]:
     """Takes the place of the one that names disks by their paths."""
-    with cluster_of(clean_lab, naming={}) as cluster:
+    with cluster_of(clean_lab, settings={}) as cluster:
         yield cluster
 
 
