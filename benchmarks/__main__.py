@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks import (
     acquire,
     agent_size,
+    containers,
     identities,
     libvirt_migration,
     libvirt_start,
@@ -44,7 +45,7 @@ def main() -> int:
 
 
 def _part(name: str, arguments: argparse.Namespace, binary: str) -> list[Section]:
-    about = machine(etcd=_describe(binary))
+    about = machine(etcd=containers.ETCD if name == "containers" else _describe(binary))
     sections = PARTS[name](arguments, binary)
     load = f"Load average when it had ended: {os.getloadavg()[0]:.2f}."
     figures = "\n\n".join([f"{about} {load}", *(section.text() for section in sections)])
@@ -95,12 +96,17 @@ def _outages(arguments: argparse.Namespace, binary: str) -> list[Section]:
     return [renewal.section(binary), *outages.sections(binary, rounds=rounds)]
 
 
+def _containers(arguments: argparse.Namespace, _binary: str) -> list[Section]:
+    return [containers.section(rounds=max(1, arguments.rounds // ROUNDS_FOR_A_TAKEOVER))]
+
+
 PARTS: Mapping[str, Measure] = {
     "figures": _figures,
     "agent": _agent,
     "libvirt": _libvirt,
     "identities": _identities,
     "outages": _outages,
+    "containers": _containers,
 }
 ROUNDS_FOR_A_TAKEOVER = 3
 """Two takeovers take a minute and a half."""

@@ -32,8 +32,8 @@ it would be that of one."""
 
 
 @contextmanager
-def engine() -> Iterator[None]:
-    """For the length of a block `docker` works."""
+def engine(*, in_memory: bool = True) -> Iterator[None]:
+    """For the length of a block `docker` works. Our own one has its images in memory if it may and they fit."""
     if shutil.which("docker") is None:
         pytest.skip("needs docker: make system-deps")
     if answers():
@@ -41,7 +41,7 @@ def engine() -> Iterator[None]:
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("needs a running docker, or root and dockerd: make system-deps")
-    with our_own():
+    with our_own(in_memory=in_memory):
         yield
 
 
@@ -51,7 +51,7 @@ def answers() -> bool:
 
 
 @contextmanager
-def our_own() -> Iterator[None]:
+def our_own(*, in_memory: bool) -> Iterator[None]:
     """Everything of it is in one folder and below one cgroup."""
     folder = Path(tempfile.mkdtemp(prefix="dockerd."))
     group, had_bridge = f"etcdlock-{folder.parent.name}-{folder.name}", (LINKS / BRIDGE).exists()
@@ -62,7 +62,8 @@ def our_own() -> Iterator[None]:
         "--iptables=false", "--ip-forward=false", "--ip-masq=false",
     ]  # fmt: skip
     _make_group(group)
-    _keep_in_memory(folder / "data")
+    if in_memory:
+        _keep_in_memory(folder / "data")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     before = os.environ.get("DOCKER_HOST")

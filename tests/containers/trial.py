@@ -106,12 +106,12 @@ def eventually(holds: Callable[[], bool], /, *, within_seconds: float = PATIENCE
 
 
 @contextmanager
-def trial(root: Path) -> Iterator[Trial]:
+def trial(root: Path, *, quick: bool = True) -> Iterator[Trial]:
     """Up until the block ends; then its containers, networks, volumes and nothing else are removed."""
     environment = {
         **os.environ,
         "COMPOSE_PROJECT_NAME": f"etcdlock-test-{uuid.uuid4().hex[:8]}",
-        "COMPOSE_FILE": "docker-compose.yml:tests/containers/quick.yml",
+        "COMPOSE_FILE": "docker-compose.yml" + (":tests/containers/quick.yml" if quick else ""),
         "PROMETHEUS_PORT": str(free_ports(1)[0].client),
     }
     try:
