@@ -51,4 +51,5 @@ class ShadowChains(Chains):
                 found |= await self._chains.below((link,))
             except NotIdentified as error:
                 self._findings.unnamed(link.path, error)
+                found[link] = Chain()
         return found

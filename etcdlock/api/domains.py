@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter
 
 from etcdlock.agent.chains import Chains
+from etcdlock.agent.judging import named
 from etcdlock.agent.namer import Namer
 from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, Stopped, WantedLocks, WantedResource
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import EtcdlockError, Refused, SessionLost, Unreachable
 from etcdlock.identity import with_readonly_rule
 from etcdlock.model import Resource, StoredDomain
 
@@ -82,13 +84,9 @@ class DomainRoutes:
         return await self._do(uuid, self._domains.unpark(uuid))
 
     async def add(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
-        """Lock one more resource, before the guest opens it."""
-        if self._chains is not None and wanted.link is not None:
-            raise InvalidInput(
-                "one more resource is one: the images below a qcow2 image are not looked for here",
-                hint="add each of them first, with the mode 'shared', and then the disk without a format",
-            )
-        return await self._do(uuid, self._domains.add(uuid, await self._one(wanted)))
+        """Lock one more resource, before the guest opens it, and where the cluster locks these the images below it."""
+        disk, *below = await self._with_chain(wanted)
+        return await self._do(uuid, self._add_all(uuid, disk, below))
 
     async def remove(self, uuid: DomainUuid, wanted: WantedResource) -> Lock:
         """Give one resource back, after the guest has closed it."""
@@ -126,6 +124,26 @@ class DomainRoutes:
         found = await self._chains.below(filter(None, links)) if self._chains is not None else {}
         names = await self._namer.names(wanted.paths(found))
         return with_readonly_rule(wanted.named(names.__getitem__, chains=found), rule=self._readonly_disks)
+
+    async def _with_chain(self, wanted: WantedResource, /) -> tuple[Resource, ...]:
+        """What was asked for, and behind it the images below it."""
+        return await self._all(WantedLocks(pid=1, resources=(wanted,)))
+
+    async def _add_all(self, uuid: UUID, disk: Resource, below: list[Resource], /) -> StoredDomain:
+        """The disk last: with it the guest may open all of them. A no gives back what was added for it."""
+        added: list[Resource] = []
+        try:
+            for layer in below:
+                before = await self._domains.find(uuid)
+                await self._domains.add(uuid, layer)
+                if before is not None and not named(layer, among=before.record.resources):
+                    added.append(layer)
+            return await self._domains.add(uuid, disk)
+        except (Refused, SessionLost, Unreachable):
+            for layer in added:
+                with suppress(EtcdlockError):
+                    await self._domains.remove(uuid, layer)
+            raise
 
     async def _one(self, wanted: WantedResource, /) -> Resource:
         names = await self._namer.names(wanted.paths)

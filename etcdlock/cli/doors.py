@@ -94,6 +94,9 @@ class Doors:
     async def open(self) -> None:
         """Once every guest of an earlier agent is known. Raises `SocketInUse` and `InvalidSetting`."""
         await self._libvirt.open(listen(self._settings.lock_socket))
+        if self._settings.backing_chain != "none":
+            what = "libvirt names no image below a disk: its guests do not lock their templates (docs/IDENTITY.md)"
+            note("libvirt_locks_no_chains", level=logging.WARNING, warning=what)
         await self._api.open(listen(self._settings.api_path))
         await self._open_scrape()
 

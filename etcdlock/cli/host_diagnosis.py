@@ -176,6 +176,13 @@ def _of_agent(facts: HostFacts, /) -> Iterator[Finding]:
 
 
 def _of_libvirt(facts: HostFacts, /) -> Iterator[Finding]:
+    if facts.lock_manager == LOCKD and facts.locks_chains:
+        yield Finding(
+            Severity.NOTE,
+            "guests that libvirt starts do not lock the images below their disks, though backing_chain is 'shared'",
+            evidence=f"{facts.conf or 'qemu.conf'} says {LOCKD!r}: libvirt's lock manager is shown the disks alone",
+            remedy="write no template that such guests run on; programs that use the API or the driver do lock it",
+        )
     if facts.lock_manager == LOCKD or not (facts.agent or facts.guests):
         return
     if facts.conf is None and not facts.guests:

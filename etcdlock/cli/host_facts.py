@@ -58,7 +58,7 @@ class SocketFact:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """Everything seen. `agent` is its pid, 0 if none runs; `conf` is None where libvirt has no such file; `is_shadow`
-    as its settings say.
+    and `locks_chains` are what its settings say.
     """
 
     hosts: frozenset[str]
@@ -71,6 +71,7 @@ class HostFacts:
     conf: str | None
     lock_manager: str
     is_shadow: bool = False
+    locks_chains: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +234,5 @@ def see_host(settings: Settings, /) -> HostFacts:
         conf=conf,
         lock_manager=lock_manager,
         is_shadow=settings.is_shadow,
+        locks_chains=settings.backing_chain != "none",
     )

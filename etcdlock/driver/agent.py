@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from etcdlock.api.client import AgentClient, HeldConnection
     from etcdlock.config import Settings
-    from etcdlock.identity import ResourceName
+    from etcdlock.identity import Chain, Link, ResourceName
 
 
 class AgentDriver(Driver):
@@ -43,10 +43,11 @@ class AgentDriver(Driver):
         return cls(settings, admitted(settings, settings.api_path, Purpose.RUN))
 
     def __init__(self, settings: Settings, client: AgentClient, /) -> None:
-        from etcdlock.wiring import agent_host_id, namer
+        from etcdlock.wiring import agent_host_id, chains, namer
 
         self._settings = settings.model_copy(update={"host_id": agent_host_id(settings, uid=os.geteuid())})
         self._names = namer(self._settings)
+        self._chains = chains(self._settings)
         self._client = client
         self._reserved: dict[UUID, HeldConnection] = {}
         self._turn = threading.Lock()
@@ -74,6 +75,15 @@ class AgentDriver(Driver):
     def locks_readonly_disks(self) -> bool:
         """By the cluster's rule."""
         return self._settings.readonly_disks == "shared"
+
+    @property
+    def locks_chains(self) -> bool:
+        """By the cluster's rule."""
+        return self._chains is not None
+
+    def below(self, links: Iterable[Link], /) -> dict[Link, Chain]:
+        """As their headers say."""
+        return super().below(links) if self._chains is None else self._chains.below_now(links)
 
     # --- calls -----------------------------------------------------------------------------------------------------
 

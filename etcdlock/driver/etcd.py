@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from etcdlock.agent.requests import Requests
     from etcdlock.config import Settings
-    from etcdlock.identity import ResourceName
+    from etcdlock.identity import Chain, Link, ResourceName
 
 FOLDER = "driver"
 _BEHIND_SECONDS = 1.0
@@ -54,10 +54,11 @@ class EtcdDriver(Driver):
         return driver
 
     def __init__(self, settings: Settings, /) -> None:
-        from etcdlock.wiring import agent_host_id, namer
+        from etcdlock.wiring import agent_host_id, chains, namer
 
         self._settings = settings.model_copy(update={"host_id": agent_host_id(settings, uid=os.geteuid())})
         self._names = namer(self._settings)
+        self._chains = chains(self._settings)
         answer_seconds = settings.acquire_seconds + _BEHIND_SECONDS
         self._facade = Facade(
             self.name, answer_seconds=answer_seconds, close_seconds=settings.acquire_seconds + settings.answer_seconds
@@ -130,6 +131,15 @@ class EtcdDriver(Driver):
     def locks_readonly_disks(self) -> bool:
         """By the cluster's rule."""
         return self._settings.readonly_disks == "shared"
+
+    @property
+    def locks_chains(self) -> bool:
+        """By the cluster's rule."""
+        return self._chains is not None
+
+    def below(self, links: Iterable[Link], /) -> dict[Link, Chain]:
+        """As their headers say."""
+        return super().below(links) if self._chains is None else self._chains.below_now(links)
 
     # --- calls -----------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class LockManager:
         self._resuming: State | None = None
         self._lock: Lock | None = None
         asked = driver.ask()
-        self._registrar = Registrar(asked.host, asked.identify, asked.locks_readonly_disks)
+        self._registrar = Registrar(asked)
 
     @classmethod
     def attach(cls, driver: Loaded, domain: DomainId, /, *, pid: int = 0) -> Self:
@@ -111,14 +111,30 @@ class LockManager:
         return self._domain
 
     def register(
-        self, path: str, /, *, kind: ResourceKind = ResourceKind.DISK, mode: Mode | None = None
+        self,
+        path: str,
+        /,
+        *,
+        kind: ResourceKind = ResourceKind.DISK,
+        mode: Mode | None = None,
+        image_format: str = "raw",
     ) -> Resource:
-        """One resource that `acquire` is to lock: `RESOURCES`. Exclusive without a mode; a `filesystem` is shared."""
-        return self._register(f"{kind} {path}", self._registrar.resource(kind, path, mode=mode))
+        """One resource that `acquire` is to lock: `RESOURCES`. Exclusive without a mode; a `filesystem` is shared.
+
+        A disk that is `qcow2` may lie on others: where the cluster locks these, they are registered with it.
+        """
+        return self._register(*self._named(kind, path, mode=mode, image_format=image_format))
+
+    def _named(self, kind: ResourceKind, path: str, /, *, mode: Mode | None, image_format: str) -> list[Named]:
+        """What was asked for, and behind it what lies below it."""
+        if kind is ResourceKind.DISK:
+            called = f"{kind} {path}"
+            return self._registrar.disk(path, mode=mode, image_format=image_format, called=called)
+        return [Named(f"{kind} {path}", self._registrar.resource(kind, path, mode=mode))]
 
     def register_lease(self, key: str, /, *, lockspace: str, target: str) -> Resource:
         """An explicit lease, as libvirt's `<lease>`."""
-        return self._register(f"lease {key}", self._registrar.lease(key, lockspace=lockspace, target=target))
+        return self._register(Named(f"lease {key}", self._registrar.lease(key, lockspace=lockspace, target=target)))
 
     def register_xml(self, xml: bytes | str, /, *, source: str = "domain XML", devices: bool = False) -> None:
         """All disks and leases of a libvirt domain XML; with `devices` also what docs/DOMAIN_XML.md names so.
@@ -126,27 +142,28 @@ class LockManager:
         Raises `InvalidDomainXml`, also where it is another domain's.
         """
         from etcdlock.devicexml import parse_devices
-        from etcdlock.domainxml import named_of, parse_domain
 
-        parsed = parse_domain(xml, source=source)
+        parsed, found = self._registrar.domain(xml, source=source)
         if parsed.domain.uuid != self._domain.uuid:
             raise InvalidInput(f"{source} is of domain {parsed.domain.uuid}, not of {self._domain.uuid}")
-        wanted = list(named_of(parsed, identify=self._registrar.identify))
+        wanted = list(found)
         if devices:
-            host, identify = self._registrar.host, self._registrar.identify
-            wanted += parse_devices(xml, source=source, host=host, identify=identify)
+            driver = self._registrar.driver
+            wanted += parse_devices(xml, source=source, host=driver.host, identify=driver.identify)
         for named in wanted:
-            self._register(named.called, named.resource)
+            self._register(named)
 
-    def _register(self, called: str, resource: Resource, /) -> Resource:
-        self._loaded.ask(Capability.RESOURCES, *_for_mode(resource))
+    def _register(self, *each: Named) -> Resource:
+        """All of them, or none; the first is the one that was asked for."""
+        for named in each:
+            self._loaded.ask(Capability.RESOURCES, *_for_mode(named.resource))
         with self._turn:
             if self._lock is not None:
                 raise Refused("the guest has its locks already", hint="acquire_resource() adds to them")
-            wanted = [*self._wanted, Named(called, resource)]
+            wanted = [*self._wanted, *each]
             self._registrar.all_of(wanted)
             self._wanted = wanted
-        return resource
+        return each[0].resource
 
     # --- starting --------------------------------------------------------------------------------------------------
 
@@ -259,14 +276,24 @@ class LockManager:
         return self._kept(driver.resume(owner))
 
     def acquire_resource(
-        self, path: str, /, *, kind: ResourceKind = ResourceKind.DISK, mode: Mode | None = None
+        self,
+        path: str,
+        /,
+        *,
+        kind: ResourceKind = ResourceKind.DISK,
+        mode: Mode | None = None,
+        image_format: str = "raw",
     ) -> Lock:
-        """One more, before the guest opens it: `HOTPLUG`. Raises `HeldElsewhere`."""
-        resource = self._registrar.resource(kind, path, mode=mode)
+        """One more, before the guest opens it, and first what lies below it: `HOTPLUG`. Raises `HeldElsewhere`.
+
+        What lies below stays locked until the guest ends, also after a no.
+        """
+        wanted = [one.resource for one in self._named(kind, path, mode=mode, image_format=image_format)]
         with self._turn:
-            driver = self._loaded.ask(Capability.HOTPLUG, *_for_mode(resource))
-            (resource,) = self._registrar.by_rule((resource,))
-            return self._kept(driver.add(self._owner(), resource))
+            drivers = [self._loaded.ask(Capability.HOTPLUG, *_for_mode(resource)) for resource in wanted]
+            for resource in reversed(self._registrar.by_rule(tuple(wanted))):
+                lock = self._kept(drivers[0].add(self._owner(), resource))
+            return lock
 
     def release_resource(self, path: str, /, *, kind: ResourceKind = ResourceKind.DISK) -> Lock:
         """One less, after the guest has closed it: `HOTPLUG`. Raises `Refused` where it may still have it open."""

@@ -11,7 +11,7 @@ then a success. Errors are those of `etcdlock.errors`, and mean what they mean e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from etcdlock.config import Settings
-    from etcdlock.identity import ResourceName
+    from etcdlock.identity import Chain, Link, ResourceName
 
 API_VERSION = 1
 """Of what is written here. A driver of version N keeps to every version up to N."""
@@ -125,6 +125,17 @@ class Driver(ABC):
     def locks_readonly_disks(self) -> bool:
         """Whether a read-only disk takes a shared lock; else it takes none."""
         return False
+
+    @property
+    def locks_chains(self) -> bool:
+        """Whether the images below a disk take shared locks; then `below` tells which these are."""
+        return False
+
+    def below(self, links: Iterable[Link], /) -> dict[Link, Chain]:
+        """What lies below each of these images. Raises `NotIdentified` where that cannot be told."""
+        from etcdlock.identity import Chain
+
+        return {link: Chain() for link in links}
 
     @abstractmethod
     def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> Lock:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from etcdlock.driver.loading import Loaded
 from etcdlock.driver.plugin import Capability, Lock
-from etcdlock.driver.wanted import Registrar, ResourceKind
+from etcdlock.driver.wanted import Registrar
 from etcdlock.errors import Refused
 from etcdlock.identity import Named, check_reservable, of_domain
 from etcdlock.model import DomainId, Mode, Owner
@@ -31,7 +31,7 @@ class Reservation:
         asked = driver.ask(Capability.RESERVE)
         self._loaded = driver
         self._owner = Owner(DomainId(uuid4(), name), pid)
-        self._registrar = Registrar(asked.host, asked.identify, asked.locks_readonly_disks)
+        self._registrar = Registrar(asked)
         self._wanted: list[Named] = []
         self._lock: Lock | None = None
 
@@ -43,16 +43,15 @@ class Reservation:
     ) -> None:
         self.release()
 
-    def add_disk(self, path: str, /, *, mode: Mode = Mode.EXCLUSIVE) -> None:
-        """A disk by its absolute path."""
-        self._add(Named(f"disk {path}", self._registrar.resource(ResourceKind.DISK, path, mode=mode)))
+    def add_disk(self, path: str, /, *, mode: Mode = Mode.EXCLUSIVE, image_format: str = "raw") -> None:
+        """A disk by its absolute path; of one that is `qcow2` the images below, too, where the cluster locks them."""
+        for named in self._registrar.disk(path, mode=mode, image_format=image_format, called=f"disk {path}"):
+            self._add(named)
 
     def add_domain(self, xml: bytes | str, /, *, source: str = "domain XML", readonly: bool = False) -> None:
         """All disks and leases of a domain; with `readonly` all shared, so that several may read and nobody writes."""
-        from etcdlock.domainxml import named_of, parse_domain
-
-        parsed = parse_domain(xml, source=source)
-        for named in named_of(parsed, identify=self._registrar.identify):
+        parsed, wanted = self._registrar.domain(xml, source=source)
+        for named in wanted:
             self._add(of_domain(named, parsed.domain.name, readonly=readonly))
 
     def _add(self, named: Named, /) -> None:

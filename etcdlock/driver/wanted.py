@@ -7,12 +7,23 @@ guests share with their host (`filesystem`) is used by several at once: it is sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from etcdlock.domainxml import DomainXml, chains_of, named_of, parse_domain, with_chains
+from etcdlock.driver.plugin import Driver
 from etcdlock.errors import InvalidInput
-from etcdlock.identity import Named, ResourceName, distinct, identify_lease, local_lockspace, with_readonly_rule
+from etcdlock.identity import (
+    QCOW2,
+    Link,
+    Named,
+    ResourceName,
+    distinct,
+    identify_lease,
+    layer_mode,
+    local_lockspace,
+    with_readonly_rule,
+)
 from etcdlock.model import Mode, Resource
 
 
@@ -34,11 +45,30 @@ _EVERYWHERE = frozenset((ResourceKind.DISK, ResourceKind.FILESYSTEM))
 
 @dataclass(frozen=True, slots=True)
 class Registrar:
-    """Names what is registered, on one host and by one cluster's rules."""
+    """Names what is registered, on the driver's host and by its cluster's rules."""
 
-    host: str
-    identify: Callable[[str], ResourceName]
-    locks_readonly_disks: bool = False
+    driver: Driver
+
+    def disk(self, path: str, /, *, mode: Mode | None, image_format: str, called: str) -> list[Named]:
+        """A disk, and the images below it where these are locked and it is said to be able to have some."""
+        if image_format not in ("raw", QCOW2):
+            raise InvalidInput(f"{called}: image_format is {image_format!r}; it is 'raw' or {QCOW2!r}")
+        top = self.resource(ResourceKind.DISK, path, mode=mode)
+        wanted = [Named(called, top, disk=called)]
+        if image_format != QCOW2 or not self.driver.locks_chains:
+            return wanted
+        link = Link(path)
+        for below in self.driver.below((link,))[link].layers:
+            layer = self.resource(ResourceKind.DISK, below, mode=layer_mode(top.mode))
+            wanted.append(Named(f"{called} (backing {below})", layer, disk=called, is_backing=True))
+        return wanted
+
+    def domain(self, xml: bytes | str, /, *, source: str) -> tuple[DomainXml, tuple[Named, ...]]:
+        """A domain XML, and all disks and leases in it, with the images below. Raises `InvalidDomainXml`."""
+        parsed = parse_domain(xml, source=source, chains=self.driver.locks_chains)
+        if self.driver.locks_chains:
+            parsed = with_chains(parsed, chain=self.driver.below(chains_of(parsed)).__getitem__)
+        return parsed, named_of(parsed, identify=self.driver.identify)
 
     def resource(self, kind: ResourceKind, path: str, /, *, mode: Mode | None = None) -> Resource:
         """`path` is absolute; for `hostdev` and `net` it may be any name that tells the device, as `pci:0000:3b:00.0`.
@@ -50,9 +80,9 @@ class Registrar:
         if kind in _EVERYWHERE:
             if not path.startswith("/"):
                 raise InvalidInput(f"{kind}: {path!r} is not an absolute path", hint="give it as the guest has it")
-            name = self.identify(path)
+            name = self.driver.identify(path)
         else:
-            name = ResourceName(local_lockspace(self.host), path)
+            name = ResourceName(local_lockspace(self.driver.host), path)
         usual = Mode.SHARED if kind is ResourceKind.FILESYSTEM else Mode.EXCLUSIVE
         return Resource(name.lockspace, name.name, mode or usual, path)
 
@@ -67,4 +97,4 @@ class Registrar:
 
     def by_rule(self, resources: tuple[Resource, ...], /) -> tuple[Resource, ...]:
         """What read-only ones take."""
-        return with_readonly_rule(resources, rule="shared" if self.locks_readonly_disks else "none")
+        return with_readonly_rule(resources, rule="shared" if self.driver.locks_readonly_disks else "none")

@@ -180,3 +180,13 @@ def test_a_status_file_that_cannot_be_read_is_told_and_hides_nothing_else() -> N
 
 def test_without_the_clusters_keys_the_rest_is_still_told() -> None:
     assert "no agent runs" in only(replace(SOUND, agent=0), None).text
+
+
+def test_a_host_in_shadow_mode_protects_nothing_and_that_is_a_fault() -> None:
+    one = only(replace(SOUND, is_shadow=True))
+    assert (one.severity, "NO GUEST IS PROTECTED" in one.text) == (Severity.FAULT, True)
+
+
+def test_that_libvirts_guests_lock_no_templates_is_told_where_others_do() -> None:
+    one = only(replace(SOUND, locks_chains=True))
+    assert (one.severity, "do not lock the images below" in one.text) == (Severity.NOTE, True)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import partial
-from typing import Any
-from uuid import UUID
 
 import pytest
 
 from etcdlock.agent.chains import Chains
-from etcdlock.agent.namer import Namer
-from etcdlock.api.domains import DomainRoutes
 from etcdlock.api.models import WantedLocks, WantedResource
 from etcdlock.diskfacts import ImageStart
-from etcdlock.errors import InvalidInput, NotIdentified
-from etcdlock.identity import DiskIdentity, Link, Naming, identify_path
+from etcdlock.errors import NotIdentified
+from etcdlock.identity import DiskIdentity, Link, identify_path
 from etcdlock.model import Mode
 from tests.unit.test_backing_chain import image, reader
 
-UUID_OF_ONE = UUID("5f1c5f64-2c1e-4b7e-9d2e-0d9a3c1b7a10")
 IMAGES = {"/a": image("/base", "raw"), "/b": image("/base", "raw")}
 BY_PATH = partial(identify_path, rule=DiskIdentity.PATH)
 
@@ -34,17 +29,6 @@ def test_two_images_on_one_template_are_locked_with_it_once() -> None:
     assert set(wanted.paths(found)) == {"/a", "/b", "/base"}
     locked = {item.name: item.mode for item in wanted.named(BY_PATH, chains=found)}
     assert locked == {"/a": Mode.EXCLUSIVE, "/b": Mode.EXCLUSIVE, "/base": Mode.SHARED}
-
-
-def test_an_image_that_is_added_alone_is_refused_and_says_how() -> None:
-    def routes(chains: Chains | None) -> Any:
-        behind: Any = None
-        return DomainRoutes(
-            behind, desk=behind, namer=Namer(Naming()), chains=chains, readonly_disks="none", host="a"
-        )
-
-    with pytest.raises(InvalidInput, match="one more resource is one"):
-        asyncio.run(routes(Chains(reader(IMAGES))).add(UUID_OF_ONE, WantedResource(path="/a", format="qcow2")))
 
 
 def test_an_image_that_does_not_answer_is_not_waited_for_beyond_the_bound() -> None:
