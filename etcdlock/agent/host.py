@@ -374,10 +374,11 @@ class HostAgent:
         self.all_inherited.set()
 
     async def _carry_on(self, resident: Resident, /) -> None:
+        """Ask for as long as its time lasts: by the earlier agent's guard, which watches it until another does."""
         until = self.member.session.stop_at(self._context.timing)
         async with resident.turn:
             try:
-                await self.ledger.adopt(resident.uuid, until=until)
+                await ask_until_answered(self._context, lambda: self._adopt(resident, until=until), until=until)
                 self._after.leave_behind(resident)
             except EtcdlockError as error:
                 note("not_adopted", level=logging.ERROR, domain=resident.owner.domain, error=error)
@@ -385,6 +386,10 @@ class HostAgent:
             else:
                 return
         await resident.guest.gone()
+
+    async def _adopt(self, resident: Resident, /, *, until: float) -> None:
+        if not resident.gone:
+            await self.ledger.adopt(resident.uuid, until=until)
 
 
 class _Stopped(Exception):
