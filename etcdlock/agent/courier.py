@@ -24,11 +24,15 @@ from etcdlock.transitions import Transition, barrier
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What may still be under way: in which session's epoch, on which domain, and what a claim was made on."""
+    """What may still be under way: in which session's epoch, on which domain, and what a claim was made on.
+
+    `giving_up` is the transition where it gives the domain back.
+    """
 
     session: Session
     uuid: UUID
     source: StoredDomain | None = None
+    giving_up: Transition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,14 @@ class Courier:
         """The sessions that may come to own something by it."""
         return frozenset(sent.session.ref for sent in self._unsettled)
 
-    async def send(self, change: Transition, /, *, session: Session, until: float) -> Answer:
+    async def send(
+        self, change: Transition, /, *, session: Session, until: float, gives_up: bool = False
+    ) -> Answer:
         """Send once. A lost answer is settled, so that what comes back is what was done.
 
         Raises `OutcomeUnknown` if that cannot be found out until then, and whatever says that nothing was done.
         """
-        sent = Sent(session, change.uuid, change.source)
+        sent = Sent(session, change.uuid, change.source, change if gives_up else None)
         self._unsettled.append(sent)
         try:
             result = await self._context.store.txn(change.txn)

@@ -285,9 +285,13 @@ class HostLedger(Ledger):
     async def _current(self, uuid: UUID, /, *, until: float) -> StoredDomain:
         """The domain as it is known to be held, carried over into the latest session first.
 
-        Raises `Superseded`, `SessionLost`, and what settling an unknown outcome raises.
+        Raises `Superseded`, `SessionLost`, and what settling an unknown outcome raises; `Unreachable` where that has
+        shown that it was given back, as for a guest that was told no: it can be taken anew.
         """
+        was_held = uuid in self._held
         await self._settle_first(uuid)
+        if was_held and uuid not in self._held and uuid not in self._gone_to_others:
+            raise Unreachable(f"domain {uuid}: what was locked of it before has been given back meanwhile")
         await self._carry_one(uuid, until=until)
         holding = self._held.get(uuid)
         if holding is None:

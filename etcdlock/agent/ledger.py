@@ -22,14 +22,7 @@ from etcdlock.agent.courier import Answer, Courier, Sent
 from etcdlock.agent.custody import Custody
 from etcdlock.agent.member import Member
 from etcdlock.agent.proving import proofs_against
-from etcdlock.errors import (
-    EtcdlockError,
-    GuardLost,
-    Refused,
-    SessionLost,
-    Superseded,
-    Unreachable,
-)
+from etcdlock.errors import EtcdlockError, GuardLost, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.journal import note
 from etcdlock.model import SessionRef, StoredDomain
 from etcdlock.ports import Guard, Guest
@@ -235,8 +228,10 @@ class Ledger:
                     return
                 await context.clock.sleep(PAUSE_SECONDS)
                 continue
-            if not await self._carried(uuid, holding, session, answer):
+            if not await self._carried(uuid, holding, session, answer) or context.clock.now() >= until:
                 return
+            if not answer.applied:
+                await context.clock.sleep(PAUSE_SECONDS)
 
     async def _carried(self, uuid: UUID, holding: Holding, session: Session, answer: Answer, /) -> bool:
         """Take in the answer to a re-join; whether to look again."""
@@ -300,7 +295,7 @@ class Ledger:
                 while (holding := self._held.get(uuid)) is not None:
                     session = self._member.session
                     change = self._giving_up(session, holding.stored, source=holding.source)
-                    answer = await self._courier.send(change, session=session, until=until)
+                    answer = await self._courier.send(change, session=session, until=until, gives_up=True)
                     await self._released(uuid, holding, session, answer)
 
     def _giving_up(self, session: Session, stored: StoredDomain, /, *, source: StoredDomain | None) -> Transition:
@@ -366,7 +361,10 @@ class Ledger:
         if sent not in self._courier.unsettled:
             return
         found, holding = await self._courier.ask(sent.session, sent.uuid), self._held.get(sent.uuid)
-        if holding is not None:
+        if holding is not None and sent.giving_up is not None and (found is None or not self._is_ours(found, holding)):
+            answer = Answer(sent.giving_up.was_applied(found), found)
+            await self._released(sent.uuid, holding, sent.session, answer)  # as it would have been, had it been heard
+        elif holding is not None:
             await self._learn(sent.uuid, holding, found)
         elif found is not None and found.record.owner == sent.session.ref:
             await self._give_up_untold(sent, found)
