@@ -33,7 +33,7 @@ AT_ONCE = 16
 TIMES = 3
 IDLE_SECONDS = 10.0
 CALM_SECONDS = 3.0
-MOST_MEGABYTES, MOST_CPU_PERCENT = 120.0, 1.0
+MOST_MEGABYTES, MOST_GUARD_MEGABYTES, MOST_CPU_PERCENT = 120.0, 15.0, 1.0
 PROMPT_SECONDS = 60.0
 
 KEYS = load(environment={}).keyspace
@@ -58,7 +58,7 @@ def section(endpoint: str, /) -> Section:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         ours = stack.enter_context(agent(endpoint, folder / "agent"))
-        empty = resident_bytes(ours.pid) / 1e6
+        empty, small = (resident_bytes(pid) / 1e6 for pid in (ours.pid, ours.guard))
         guests = stack.enter_context(crowd(ours.path, GUESTS))
         asyncio.run(take_disks(ours.path, guests))
         for _ in range(TIMES):
@@ -67,15 +67,16 @@ def section(endpoint: str, /) -> Section:
             time.sleep(CALM_SECONDS)
             figures.most.append(most_resident_bytes(ours.pid) / 1e6)
             _begin_anew(ours, figures)
-    return _section(empty, figures)
+    return _section(empty, small, figures)
 
 
-def _section(empty: float, figures: Figures) -> Section:
+def _section(empty: float, small: float, figures: Figures) -> Section:
     many = f"with {GUESTS:,} guests"
     rows = [
         Row("agent's memory, no guest", Spread.of([empty]), "MB"),
         Row(f"agent's memory {many}", Spread.of(figures.resident), "MB", MOST_MEGABYTES),
         Row(f"… at most, while {GUESTS:,} guests joined a new session", Spread.of(figures.most), "MB", MOST_MEGABYTES),
+        Row("guard's memory, no guest", Spread.of([small]), "MB", MOST_GUARD_MEGABYTES),
         Row(f"guard's memory {many}", Spread.of(figures.guard_resident), "MB"),
         Row(f"agent's processor time when idle {many}", Spread.of(figures.cpu), "% of one", MOST_CPU_PERCENT),
         Row(f"guard's processor time when idle {many}", Spread.of(figures.guard_cpu), "% of one"),

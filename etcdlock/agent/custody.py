@@ -48,8 +48,13 @@ class Custody:
             await self._guard.go_on(guest)
             note("guest_goes_on", level=logging.WARNING, domain=record.domain, pid=guest.pid)
 
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        """Those that stand for want of a proof, or may."""
+        return self._guard.frozen
+
     def is_frozen(self, guest: Guest, /) -> bool:
-        """Whether it stands for want of a proof, or may."""
+        """Whether it is one of them."""
         return _name(guest) in self._guard.frozen
 
     def condemn_frozen(self, guests: Iterable[Guest], /) -> None:
@@ -57,7 +62,8 @@ class Custody:
 
         A guest that was not frozen was proven lately, in the history that has ended: nobody else can have had its lock.
         """
-        for guest in filter(self.is_frozen, guests):
+        frozen = self.frozen
+        for guest in (one for one in guests if _name(one) in frozen):
             note("stood_through_a_restore", level=logging.ERROR, pid=guest.pid)
             self._condemned.add(_name(guest))
             guest.kill()

@@ -58,6 +58,9 @@ class Enforcer(Guard):
         self._proven: dict[str, float] = {}
         self._deadlines: dict[str, Deadline] = {}
         self._armed: dict[GuestName, _Armed] = {}
+        # The same, told apart so that a proof costs no more for a thousand guests than for one:
+        self._running: dict[str, dict[GuestName, _Armed]] = {}  # by session, those about which nothing was done
+        self._acted: dict[GuestName, _Armed] = {}
         self._frozen: set[GuestName] = set()
         self._changed = asyncio.Event()
 
@@ -85,8 +88,8 @@ class Enforcer(Guard):
             raise SessionLost(f"session {session} was never proven: no guest runs under it")
         if self._clock.now() >= self._deadline_of(session).stop_at_seconds:
             raise SessionLost(f"session {session} is not proven any more: no guest runs under it")
-        _forget_ending(armed)
-        self._armed[_name(guest)] = _Armed(guest, session, charge)
+        _forget_ending(self._take_out(guest))
+        self._put(_Armed(guest, session, charge))
         self._changed.set()
 
     async def go_on(self, guest: Guest, /) -> None:
@@ -99,7 +102,7 @@ class Enforcer(Guard):
 
     async def prove(self, session: str, /, *, at: float) -> None:
         """Move the deadline of everything under the session that runs."""
-        needed = {session, *(armed.session for armed in self._armed.values())}
+        needed = {session, *self._running, *(armed.session for armed in self._acted.values())}
         self._proven = {name: instant for name, instant in self._proven.items() if name in needed}
         self._proven[session] = max(at, self._proven.get(session, at))
         self._deadlines = {name: self._deadline_after(instant) for name, instant in self._proven.items()}
@@ -107,7 +110,7 @@ class Enforcer(Guard):
 
     async def disarm(self, guest: Guest, /) -> None:
         """Forget a guest that is gone."""
-        _forget_ending(self._armed.pop(_name(guest), None))
+        _forget_ending(self._take_out(guest))
         self._frozen.discard(_name(guest))
         self._changed.set()
 
@@ -122,13 +125,29 @@ class Enforcer(Guard):
                 self._act(armed)
             await self._until_next()
 
+    def _put(self, armed: _Armed) -> None:
+        name = _name(armed.guest)
+        self._armed[name] = armed
+        where = self._running.setdefault(armed.session, {}) if armed.stage is Stage.RUNNING else self._acted
+        where[name] = armed
+
+    def _take_out(self, guest: Guest) -> _Armed | None:
+        armed = self._armed.pop(_name(guest), None)
+        if armed is None or self._acted.pop(_name(guest), None) is not None:
+            return armed
+        others = self._running[armed.session]
+        del others[_name(guest)]
+        if not others:
+            del self._running[armed.session]
+        return armed
+
     def _not_in_time(self) -> list[_Armed]:
-        """All but those that run and may. A proof is not to cost more for a thousand guests than for one, so what
-        `step` says of these is not asked for each; whoever is late by the time that we are through is looked at next.
+        """All but those that run and may: what `step` says of these is not asked for each. Whoever is late by the time
+        that we are through is looked at next.
         """
         now = self._clock.now()
-        in_time = {session for session, deadline in self._deadlines.items() if now < deadline.stop_at_seconds}
-        return [a for a in self._armed.values() if a.stage is not Stage.RUNNING or a.session not in in_time]
+        late = (guests for session, guests in self._running.items() if now >= self._deadlines[session].stop_at_seconds)
+        return [*(armed for guests in late for armed in guests.values()), *self._acted.values()]
 
     def _deadline(self, armed: _Armed) -> Deadline:
         return armed.deadline or self._deadline_of(armed.session)
@@ -155,7 +174,9 @@ class Enforcer(Guard):
             armed.guest.freeze()
         if taken in (Step.FREEZE, Step.HOLD):
             self._frozen.add(_name(armed.guest))
+        self._take_out(armed.guest)
         armed.stage, armed.deadline = after(taken, stage=before), deadline
+        self._put(armed)
         armed.ending = armed.ending or asyncio.ensure_future(armed.guest.gone())
         self._tell(armed, taken, is_first=armed.stage is not before)
 
@@ -180,9 +201,9 @@ class Enforcer(Guard):
     def _waits(self) -> Iterator[float]:
         """How long each session with guests that run has, and until the others are looked at again."""
         now = self._clock.now()
-        for session in {armed.session for armed in self._armed.values() if armed.stage is Stage.RUNNING}:
+        for session in self._running:
             yield max(self._deadlines[session].stop_at_seconds - now, 0.0)
-        for stage in {armed.stage for armed in self._armed.values() if not armed.gone} - {Stage.RUNNING}:
+        for stage in {armed.stage for armed in self._acted.values() if not armed.gone}:
             yield LOOK_AT_FROZEN_EVERY_SECONDS if stage is Stage.FROZEN else STRIKE_EVERY_SECONDS
 
 

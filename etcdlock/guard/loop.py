@@ -52,6 +52,7 @@ class Guard:
         self._commands = commands
         self._recorder = recorder
         self._state = rules.State(rules.Limits())
+        self._quiet = rules.Quiet()
         self._pidfds: dict[Name, int] = {}
         self._stillness: dict[Name, Stillness] = {}
         self._stands: dict[Name, bool] = {}
@@ -94,9 +95,7 @@ class Guard:
         os.close(pidfd)
 
     def give_way(self) -> None:
-        """Whoever comes after us guards everything: end, once what is being stopped here is gone. Nobody does while
-        the other end of our socket is open.
-        """
+        """A successor guards everything: end once what is being stopped is gone, unless our socket has another end."""
         self._yielding = self._link is None
 
     def _is_over(self) -> bool:
@@ -108,9 +107,9 @@ class Guard:
     def _longest_wait(self) -> float | None:
         """In milliseconds, as poll takes it."""
         now = instant.read()
-        wait = rules.wait_seconds(self._state, now=now)
+        wait = self._quiet.seconds(self._state, now=now) or rules.wait_seconds(self._state, now=now)
         waits = (
-            None if wait is None else min(wait, _LONGEST_WAIT_SECONDS),
+            min(wait, _LONGEST_WAIT_SECONDS) if wait is not None and self._state.guests else None,
             self._watchdog.wait_seconds(now_seconds=now.steady_seconds),
         )
         return min((each * 1000 + 1 for each in waits if each is not None), default=None)
@@ -135,6 +134,12 @@ class Guard:
 
     def _act(self) -> None:
         now = instant.read()
+        has_looked = not self._quiet.seconds(self._state, now=now) and self._take_steps(now)
+        if not has_looked and now.steady_seconds >= self._look_at:
+            self._look()
+
+    def _take_steps(self, now: Reading) -> bool:
+        """Whether processes of guests were looked for in doing so."""
         due = rules.tick(self._state, now=now, sights=self._sights(now))
         self._state = due.state
         self._recorder.note(due, now=now)
@@ -150,8 +155,7 @@ class Guard:
             self._strike_families(due.strike)
         if due.freeze:
             self._freeze_families(due.freeze)
-        if not due.strike and not due.freeze and now.steady_seconds >= self._look_at:
-            self._look()
+        return bool(due.strike or due.freeze)
 
     def _report(self, due: rules.Tick) -> None:
         for name in due.entered(Stage.STOPPING):
@@ -202,9 +206,9 @@ class Guard:
 
     def _try_command(self, name: Name) -> None:
         """One that cannot be started has ended already."""
-        limits, charge = self._state.limits, self._state.guests[name].charge
+        environment = self._state.guests[name].charge.environment
         try:
-            self._commands.start(name, environment=charge.environment, left_seconds=limits.act_seconds)
+            self._commands.start(name, environment=environment, left_seconds=self._state.limits.act_seconds)
         except (OSError, MemoryError):
             self._look_soon()
 

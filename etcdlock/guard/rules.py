@@ -202,7 +202,32 @@ def tick(state: State, *, now: Reading, sights: Mapping[Name, Sight] | None = No
         if taken is not Step.NONE:
             steps[name] = taken
             guests[name] = _moved(armed, taken, due=_due(state, armed))
-    return Tick(state, replace(state, guests=guests), steps)
+    return Tick(state, replace(state, guests=guests) if steps else state, steps)
+
+
+def quiet_until(state: State) -> Reading:
+    """Nothing is due before either clock gets there, whatever is seen of the guests; past where that cannot be said."""
+    if any(armed.stage is not Stage.RUNNING for armed in state.guests.values()):
+        return _NEVER
+    dues = [state.proven[session] for session in {armed.session for armed in state.guests.values()}]
+    return Reading(
+        min((due.steady_seconds for due in dues), default=float("inf")),
+        min((due.boot_seconds for due in dues), default=float("inf")),
+    )
+
+
+class Quiet:
+    """Remembers that for as long as the state holds: a thousand guests that may run cost no more than one."""
+
+    def __init__(self) -> None:
+        self._of: State | None = None
+        self._until = _NEVER
+
+    def seconds(self, state: State, *, now: Reading) -> float:
+        """For how long nothing will be due; 0 if each guest must be looked at to know."""
+        if self._of is not state:
+            self._of, self._until = state, quiet_until(state)
+        return max(-_late_seconds(self._until, now=now), 0.0)
 
 
 def wait_seconds(state: State, *, now: Reading) -> float | None:
@@ -219,11 +244,8 @@ def may_feed(state: State, *, watchdog_seconds: float, now: Reading) -> bool:
     """
     needed = 2 * watchdog_seconds + WATCHDOG_SPARE_SECONDS
     beyond = state.limits.budget_seconds - state.limits.stop_after_seconds
-    return all(
-        armed.stage is Stage.FROZEN
-        or beyond - _late_seconds(state.proven.get(armed.session, _NEVER), now=now) >= needed
-        for armed in state.guests.values()
-    )
+    sessions = {armed.session for armed in state.guests.values() if armed.stage is not Stage.FROZEN}
+    return all(beyond - _late_seconds(state.proven.get(session, _NEVER), now=now) >= needed for session in sessions)
 
 
 def _wait(state: State, armed: Armed, *, now: Reading) -> float:

@@ -24,10 +24,11 @@ come from one installation, so there are no versions here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etcdlock.escalation import Action, Charge
+from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
 
@@ -88,10 +89,11 @@ def pack_charge(session: str, charge: Charge) -> str:
 
 
 def unpack_charge(text: str) -> tuple[str, Charge]:
-    """Session and charge."""
+    """Session and charge: of most guests the same, so that they take no room for each."""
     session, action, environment = text.split(" ", 2)
     pairs: Sequence[tuple[str, str, str]] = [entry.partition("=") for entry in environment.split("\0") if entry]
-    return session, Charge(Action(action), tuple((name, value) for name, _, value in pairs))
+    charge = Charge(Action(action), tuple((name, value) for name, _, value in pairs))
+    return sys.intern(session), KILLED if charge == KILLED else charge
 
 
 def pack_limits(limits: Limits) -> tuple[str, str]:

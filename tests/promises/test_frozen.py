@@ -9,8 +9,8 @@ import pytest
 from etcdlock.errors import AccessDenied, EtcdlockError, InvalidDomainXml
 from etcdlock.escalation import Action
 from etcdlock.model import DomainId
-from etcdlock.ports import Guest, Txn
-from etcdlock.testing import FakeGuest
+from etcdlock.ports import Guest, GuestName, Txn
+from etcdlock.testing import FakeGuard, FakeGuest
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import Hypervisor
 from tests.promises.vm import Vm
@@ -199,5 +199,31 @@ def test_a_guest_whose_choice_cannot_be_kept_gets_no_locks(play: Play) -> None:
         with pytest.raises(InvalidDomainXml):
             await a.start(domain(1), disk("x"))
         assert a.record(domain(1)) is None
+
+    play(scenario)
+
+
+class Asked(FakeGuard):
+    """How often it was asked who is frozen."""
+
+    times = 0
+
+    @property
+    def frozen(self) -> frozenset[GuestName]:
+        self.times += 1
+        return super().frozen
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_proof_does_not_ask_for_each_guest_whether_it_is_frozen(play: Play, count: int) -> None:
+    async def scenario(world: World) -> None:
+        a = Hypervisor(world, world.host("a"))
+        a.guard = guard = Asked(a.host.clock, stop_after_seconds=world.timing.stop_after_seconds)
+        await a.bring_up()
+        for number in range(count):
+            await a.start(domain(number), disk(f"d{number}"))
+        before = guard.times
+        await asyncio.sleep(10 * world.timing.renew_every_seconds)
+        assert 0 < guard.times - before <= 20
 
     play(scenario)

@@ -64,8 +64,7 @@ MUTANTS = (
              "    needed = watchdog_seconds\n"),
     ), ("watchdog",)),
     Mutant("watchdog_fed_whoever_is_silent", STOPPED, (
-        Edit("guard.rules", "        armed.stage is Stage.FROZEN\n        or beyond",
-             "        armed.stage is not Stage.RUNNING\n        or beyond"),
+        Edit("guard.rules", "if armed.stage is not Stage.FROZEN}\n", "if armed.stage is Stage.RUNNING}\n"),
     ), ("watchdog",)),
     # --- arming and disarming -----------------------------------------------------------------------------------------
     Mutant("armed_after_the_yes", STOPPED, (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etcdlock.escalation import Action, Charge, Sight
 from etcdlock.guard import rules, table, wire
 from etcdlock.guard.instant import Reading
-from etcdlock.guard.rules import Limits, Refusal, State
+from etcdlock.guard.rules import Limits, Quiet, Refusal, State
 from etcdlock.guard.table import Name, Process, Table
 
 GUEST = Name(500, 9000)
@@ -33,6 +36,47 @@ def test_a_guest_is_struck_at_its_deadline_and_not_before() -> None:
     state = armed()
     assert rules.tick(state, now=at(109.999)).strike == ()
     assert rules.tick(state, now=at(110.0)).strike == (GUEST,)
+
+
+@given(
+    steady=st.floats(90.0, 130.0), boot=st.floats(90.0, 130.0), action=st.sampled_from(Action),
+    sight=st.builds(Sight, stands=st.booleans(), commanding=st.booleans()), proven_at=st.floats(99.0, 109.0),
+)  # fmt: skip
+def test_what_is_quiet_needs_nothing_done_whatever_is_seen_and_is_quiet_until_its_first_deadline(
+    steady: float, boot: float, action: Action, sight: Sight, proven_at: float
+) -> None:
+    state = rules.prove(armed(), "t", at_seconds=proven_at, now=at(109.0))
+    both = rules.arm(state, OTHER, session="t", now=at(99.0), charge=Charge(action))
+    assert isinstance(both, State)
+    now = at(steady, boot=boot)
+    due = rules.tick(both, now=now, sights={GUEST: sight, OTHER: sight})
+    left = Quiet().seconds(both, now=now)
+    assert left == max(min(rules.wait_seconds(state, now=now) or 0.0, rules.wait_seconds(both, now=now) or 0.0), 0.0)
+    assert left == 0.0 or (due.steps == {} and due.state is both)
+
+
+def test_it_is_quiet_no_more_once_something_was_done_about_a_guest_and_always_without_one() -> None:
+    struck = rules.tick(armed(), now=at(110.0)).state
+    assert Quiet().seconds(struck, now=at(100.0)) == 0.0
+    assert Quiet().seconds(EMPTY, now=at(1e9)) == float("inf")
+
+
+def test_as_long_as_the_state_holds_its_guests_are_not_looked_at_again() -> None:
+    class Counted(dict[Name, rules.Armed]):
+        looks = 0
+
+        def values(self) -> Any:
+            self.looks += 1
+            return super().values()
+
+    guests = Counted(armed().guests)
+    state, quiet = replace(armed(), guests=guests), Quiet()
+    seconds = [quiet.seconds(state, now=at(now)) for now in (101.0, 102.0, 111.0)]
+    looks = guests.looks
+    assert seconds == [9.0, 8.0, 0.0]
+    assert quiet.seconds(state, now=at(105.0)) == 5.0
+    assert guests.looks == looks
+    assert quiet.seconds(rules.prove(state, "s", at_seconds=104.0, now=at(105.0)), now=at(105.0)) == 9.0
 
 
 def test_a_proof_moves_the_deadline_and_an_older_one_does_not_move_it_back() -> None:
