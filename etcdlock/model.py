@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from etcdlock.escalation import Action
+
 
 class Mode(StrEnum):
     """How a resource is held."""
@@ -137,7 +139,8 @@ class DomainRecord:
     own transition wrote: there it is the key's `mod_revision`. pid and pid_start are 0 while no process is known.
 
     `run` is the `request` of the transition that last let a guest run, whatever has been written since: what a guest of
-    another run has in memory is out of date. `taken_over` are the resources that others took out of this record with a
+    another run has in memory is out of date. `on_session_lost` is the guest's own choice, where its starter
+    has made one. `taken_over` are the resources that others took out of this record with a
     proof: a guest that held them does not run on. `history` is how it came here, the latest last, for people; it
     decides nothing. Records of earlier versions have none of these.
     """
@@ -153,6 +156,7 @@ class DomainRecord:
     token: int | None
     since: str
     run: str = ""
+    on_session_lost: Action | None = None
     taken_over: tuple[Resource, ...] = ()
     history: tuple[Handover, ...] = ()
 

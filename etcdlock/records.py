@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from etcdlock.errors import CorruptRecord, NewerFormat
+from etcdlock.escalation import Action
 from etcdlock.model import (
     DomainId,
     DomainRecord,
@@ -187,6 +188,7 @@ def encode_domain(record: DomainRecord, /) -> bytes:
     """Value of a domain's lock."""
     token = {} if record.token is None else {"token": record.token}
     run = {"run": record.run} if record.run else {}
+    chosen = {"on_session_lost": record.on_session_lost} if record.on_session_lost else {}
     taken_over = {"taken_over": [_resource(item) for item in record.taken_over]} if record.taken_over else {}
     return _encode(
         host=record.owner.host,
@@ -201,6 +203,7 @@ def encode_domain(record: DomainRecord, /) -> bytes:
         since=record.since,
         **token,
         **run,
+        **chosen,
         **taken_over,
         **({"history": [_handover(item) for item in record.history]} if record.history else {}),
     )
@@ -224,6 +227,7 @@ def decode_domain(stored: KeyValue, /) -> StoredDomain:
         token=fields.number("token") if "token" in fields.values else None,
         since=fields.text("since"),
         run=fields.text("run") if "run" in fields.values else "",
+        on_session_lost=fields.choice("on_session_lost", Action) if "on_session_lost" in fields.values else None,
         taken_over=tuple(map(_read_resource, fields.each("taken_over") if "taken_over" in fields.values else ())),
         history=tuple(map(_read_handover, fields.each("history") if "history" in fields.values else ())),
     )

@@ -19,6 +19,7 @@ import json
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from etcdlock.escalation import Action
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     DomainId,
@@ -42,7 +43,7 @@ from etcdlock.session import Contract, Session
 class Wanted:
     """A domain to be locked with all its resources, or not at all.
 
-    `request` is a fresh random id; `since` the wall clock, for people.
+    `request` is a fresh random id; `since` the wall clock, for people; `on_session_lost` the guest's own choice.
     """
 
     domain: DomainId
@@ -51,6 +52,7 @@ class Wanted:
     since: str
     pid: int = 0
     pid_start: int = 0
+    on_session_lost: Action | None = None
 
     @property
     def locked(self) -> tuple[Resource, ...]:
@@ -71,6 +73,7 @@ class Wanted:
             token=None,
             since=self.since,
             run=self.request,
+            on_session_lost=self.on_session_lost,
         )
 
 

@@ -69,7 +69,12 @@ class Custody:
             guest.kill()
 
     def _action_for(self, guest: Guest, record: DomainRecord) -> Action:
-        """The guest's own choice before the host's; one that cannot be kept was refused when it asked for its locks."""
+        """The guest's own choice before the host's, and first what was said when its locks were asked for.
+
+        One that cannot be kept was refused then.
+        """
+        if record.on_session_lost is not None:
+            return record.on_session_lost
         try:
             return self._own(guest, record.domain) or self._action
         except InvalidDomainXml as error:

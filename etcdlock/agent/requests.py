@@ -30,7 +30,17 @@ from etcdlock.agent.context import Context
 from etcdlock.agent.host import PAUSE_SECONDS, HostAgent
 from etcdlock.agent.judging import named, same
 from etcdlock.agent.residents import Asked, Resident, find_again
-from etcdlock.errors import EtcdlockError, NotClaimed, NotLocked, NotTheOwner, OutcomeUnknown, Refused, Superseded
+from etcdlock.errors import (
+    EtcdlockError,
+    InvalidInput,
+    NotClaimed,
+    NotLocked,
+    NotTheOwner,
+    OutcomeUnknown,
+    Refused,
+    Superseded,
+)
+from etcdlock.escalation import Action
 from etcdlock.journal import note
 from etcdlock.model import LockState, Mode, Owner, Resource, StoredDomain
 from etcdlock.ports import Get, KeyRange, Processes, Txn
@@ -41,37 +51,54 @@ Work = Callable[[Asked], Awaitable[None]]
 
 
 class Requests:
-    """Asked by doors; `answer_seconds` bounds what does not depend on the guest."""
+    """Asked by doors; `answer_seconds` bounds what does not depend on the guest. `knows_command`: whether a guest may
+    choose that at a lost session.
+    """
 
     def __init__(
-        self, agent: HostAgent, context: Context, /, *, processes: Processes, answer_seconds: float
+        self,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        processes: Processes,
+        answer_seconds: float,
+        knows_command: bool = False,
     ) -> None:
         self._agent = agent
         self._ledger = agent.ledger
         self._context = context
         self._processes = processes
         self._answer_seconds = answer_seconds
+        self._knows_command = knows_command
 
     # --- guests that begin and end ---------------------------------------------------------------------------------
 
-    async def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
-        """For a guest whose process exists and does not run yet: after this it may.
+    async def acquire(
+        self, owner: Owner, resources: tuple[Resource, ...], /, *, on_session_lost: Action | None = None
+    ) -> StoredDomain:
+        """For a guest whose process exists and does not run yet: after this it may. It may choose for itself.
 
-        Raises `HeldElsewhere`, and `Refused` where it is locked already, but parked or with other resources.
+        Raises `HeldElsewhere`, and `Refused` where it is locked already, but parked, with other resources or another
+        choice.
         """
+        if on_session_lost is Action.COMMAND and not self._knows_command:
+            hint = "set on_session_lost_command on this host, or choose kill or freeze"
+            raise InvalidInput("on_session_lost: this host knows no command", hint=hint)
         with answer_noted(self._context, owner.domain, *resources):
-            return await self._ask(owner, lambda asked: self._acquire(asked, resources))
+            return await self._ask(owner, lambda asked: self._acquire(asked, resources, on_session_lost))
 
-    async def _acquire(self, asked: Asked, resources: tuple[Resource, ...], /) -> None:
+    async def _acquire(self, asked: Asked, resources: tuple[Resource, ...], choice: Action | None, /) -> None:
         resident = asked.resident
         self._check_arrived(resident)
         holding = self._ledger.holding(resident.uuid)
         if holding is not None:
             stored = holding.stored
         else:
-            wanted = self._wanted(resident, resources)
+            wanted = replace(self._wanted(resident, resources), on_session_lost=choice)
             stored = await self._ledger.enter(wanted, resident.guest, until=asked.until)
         _check_covered(stored, resources)
+        _check_chosen(stored, choice)
         known_paths.remember_all(resident, resources)
         await self._let_run(asked, stored)
 
@@ -343,6 +370,13 @@ def _check_covered(stored: StoredDomain, resources: tuple[Resource, ...], /) -> 
             f"domain {stored.record.domain} is locked already, but without {', '.join(map(str, missing))}",
             hint="add resources one by one",
         )
+
+
+def _check_chosen(stored: StoredDomain, choice: Action | None, /) -> None:
+    record = stored.record
+    if choice is not None and choice is not record.on_session_lost:
+        has = record.on_session_lost or "no choice of its own"
+        raise Refused(f"domain {record.domain} is locked already, with {has} at a lost session and not {choice}")
 
 
 def _check_runs(stored: StoredDomain, /) -> None:

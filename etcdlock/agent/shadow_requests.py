@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import UUID
 
 from etcdlock.agent.context import Context
 from etcdlock.agent.host import HostAgent
 from etcdlock.agent.requests import Requests
 from etcdlock.agent.shadow import Question, Shadow
+from etcdlock.escalation import Action
 from etcdlock.model import DomainId, DomainRecord, LockState, Owner, Resource, SessionRef, StoredDomain
 
 ANSWER_SECONDS = 2.0
@@ -35,10 +37,13 @@ class ShadowRequests:
         self._context = context
         self._wait_seconds = wait_seconds
 
-    async def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def acquire(
+        self, owner: Owner, resources: tuple[Resource, ...], /, *, on_session_lost: Action | None = None
+    ) -> StoredDomain:
         """Yes."""
         question = Question("acquire", owner.domain, owner.pid, resources, again=True)
-        return await self._held(question, lambda: self._requests.acquire(owner, resources))
+        work = partial(self._requests.acquire, owner, resources, on_session_lost=on_session_lost)
+        return await self._held(question, work)
 
     async def attach(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
         """Yes."""

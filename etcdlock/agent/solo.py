@@ -23,6 +23,7 @@ from etcdlock.agent.member import Member
 from etcdlock.agent.observer import Observer
 from etcdlock.agent.waiting import wait_for_change
 from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, SessionLost, Unreachable
+from etcdlock.escalation import Action
 from etcdlock.journal import note
 from etcdlock.model import DomainId, Resource, StoredDomain
 from etcdlock.ports import ExitStatus, Guest, Guests
@@ -41,7 +42,7 @@ class Task:
     """What is to run: the domain, its resources, and the command with its environment.
 
     `wait_seconds` is how long to wait for locks that others hold; `answer_seconds` how long for an etcd that is away.
-    `tell` is told the token once it runs.
+    `tell` is told the token once it runs. `on_session_lost` is for an agent, where the guest chooses for itself.
     """
 
     domain: DomainId
@@ -51,6 +52,7 @@ class Task:
     wait_seconds: float = 0.0
     answer_seconds: float = 10.0
     tell: Callable[[int], None] = _tell_nobody
+    on_session_lost: Action | None = None
 
     @property
     def patience_seconds(self) -> float:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from etcdlock.agent.breaking import Broken
 from etcdlock.agent.endings import End
+from etcdlock.escalation import Action
 from etcdlock.identity import ResourceName
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Owner, Resource, StoredDomain
@@ -23,7 +24,9 @@ class Domains(Protocol):
     What comes back is the domain's record as it now stands, whosever it is; None where nobody is known to hold it.
     """
 
-    async def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def acquire(
+        self, owner: Owner, resources: tuple[Resource, ...], /, *, on_session_lost: Action | None = None
+    ) -> StoredDomain:
         """For a guest that does not run yet: the domain with all of it, or nothing."""
         ...
 

@@ -22,6 +22,7 @@ from uuid import UUID
 from etcdlock.api.answers import error_in
 from etcdlock.documents import Document
 from etcdlock.errors import NoAgent, NotPermitted, OutcomeUnknown, Unreachable
+from etcdlock.escalation import Action
 from etcdlock.model import Mode, Owner, Resource
 from etcdlock.ports import KeyValue, Snapshot
 
@@ -40,9 +41,12 @@ class AgentClient:
 
     # --- locks -----------------------------------------------------------------------------------------------------
 
-    def acquire(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
-        """Lock the domain and all of these for a guest that does not run yet."""
-        return self._change(owner.domain.uuid, "acquire", _wanted(owner, resources))
+    def acquire(
+        self, owner: Owner, resources: Iterable[Resource], /, *, on_session_lost: Action | None = None
+    ) -> Document:
+        """Lock the domain and all of these for a guest that does not run yet, which may choose for itself."""
+        choice = {"on_session_lost": on_session_lost} if on_session_lost else {}
+        return self._change(owner.domain.uuid, "acquire", _wanted(owner, resources) | choice)
 
     def attach(self, owner: Owner, resources: Iterable[Resource], /) -> Document:
         """The same for a guest that runs already."""

@@ -14,7 +14,7 @@ from etcdlock.agent.judging import named
 from etcdlock.agent.namer import Namer
 from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
-from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, Stopped, WantedLocks, WantedResource
+from etcdlock.api.models import DomainUuid, IncomingLocks, Lock, StartLocks, Stopped, WantedLocks, WantedResource
 from etcdlock.errors import EtcdlockError, Refused, SessionLost, Unreachable
 from etcdlock.identity import with_readonly_rule
 from etcdlock.model import Resource, StoredDomain
@@ -63,9 +63,12 @@ class DomainRoutes:
         """The lock as it stands, whosever it is."""
         return await self._do(uuid, self._domains.find(uuid))
 
-    async def acquire(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
+    async def acquire(self, uuid: DomainUuid, wanted: StartLocks) -> Lock:
         """Lock the domain and all its resources, or nothing, for a guest that does not run yet. After a yes it may."""
-        return await self._do(uuid, self._domains.acquire(wanted.owner(uuid), await self._all(wanted)))
+        owner, resources = wanted.owner(uuid), await self._all(wanted)
+        return await self._do(
+            uuid, self._domains.acquire(owner, resources, on_session_lost=wanted.on_session_lost)
+        )
 
     async def attach(self, uuid: DomainUuid, wanted: WantedLocks) -> Lock:
         """The same for a guest that runs already, without locks. After a no it runs on, unprotected: stop it."""

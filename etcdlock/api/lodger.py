@@ -97,7 +97,9 @@ class Lodger:
         owner, unknown = Owner(self._task.domain, guest.pid), None
         while True:
             try:
-                return int((await asyncio.to_thread(self._client.acquire, owner, self._task.resources))["token"])
+                choice = self._task.on_session_lost
+                asked = asyncio.to_thread(self._client.acquire, owner, self._task.resources, on_session_lost=choice)
+                return int((await asked)["token"])
             except HeldElsewhere as refusal:
                 if self._clock.now() >= held_until:
                     raise

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from etcdlock.api.answers import Outcome
 from etcdlock.api.behind import Identify
 from etcdlock.errors import InvalidInput
+from etcdlock.escalation import Action
 from etcdlock.identity import QCOW2, Chain, Link, Named, distinct, layer_mode
 from etcdlock.model import DomainId, LockState, Mode, Owner, Resource, StoredDomain
 
@@ -112,6 +113,14 @@ class WantedLocks(Wanted):
     def named(self, identify: Identify, /, *, chains: Mapping[Link, Chain]) -> tuple[Resource, ...]:
         """Each once, and what lies below. Raises `InvalidInput`."""
         return distinct(self.all_named(identify, chains=chains))
+
+
+class StartLocks(WantedLocks):
+    """The same for a guest that begins here."""
+
+    on_session_lost: Action | None = Field(
+        default=None, description="what is done first with it if the session is lost; without it, as its host says"
+    )
 
 
 class IncomingLocks(WantedLocks):

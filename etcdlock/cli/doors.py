@@ -61,14 +61,11 @@ class Doors:
         wait_seconds = settings.acquire_seconds + DOOR_BEHIND_SECONDS
         self._libvirt = Door(shadow or agent, uid=os.getuid(), acquire_seconds=wait_seconds)
         below, locking = chains(settings), namer
-        requests = Requests(agent, context, processes=processes, answer_seconds=settings.acquire_seconds)
-        domains: Domains = requests
         if shadow is not None:
-            domains = ShadowRequests(requests, shadow, agent, context, wait_seconds=settings.acquire_seconds)
             locking = ShadowNamer(naming(settings), findings=shadow.findings)
             below = None if below is None else ShadowChains(below, findings=shadow.findings)
         app = create_app(
-            domains,
+            _domains(settings, agent, context, processes=processes, shadow=shadow),
             View(
                 agent,
                 context,
@@ -115,6 +112,22 @@ class Doors:
             await self._scrape.open(scrape.listen_at(place))
         except InvalidSetting as error:
             note("metrics_not_served", level=logging.ERROR, reason=str(error))
+
+
+def _domains(
+    settings: Settings, agent: HostAgent, context: Context, /, *, processes: Processes, shadow: Shadow | None
+) -> Domains:
+    """Who is asked for guests."""
+    requests = Requests(
+        agent,
+        context,
+        processes=processes,
+        answer_seconds=settings.acquire_seconds,
+        knows_command=bool(settings.on_session_lost_command),
+    )
+    if shadow is None:
+        return requests
+    return ShadowRequests(requests, shadow, agent, context, wait_seconds=settings.acquire_seconds)
 
 
 def _group(name: str, /) -> int | None:

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,7 +110,7 @@ def _task(
     from etcdlock.model import DomainId
 
     who = DomainId(uuid4(), name)
-    tell = {} if command else {"tell": partial(_tell, who, resources, as_json=as_json)}
+    tell: dict[str, Any] = {} if command else {"tell": partial(_tell, who, resources, as_json=as_json)}
     return Task(
         domain=who,
         resources=resources,

@@ -17,7 +17,7 @@ access denied, 126 and 127 COMMAND cannot be executed or does not exist.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,13 +25,8 @@ from etcdlock.cli.common import Common
 from etcdlock.cli.tenure import Interrupted, report, run_task
 from etcdlock.cli.via import ViaOption, agent_for
 from etcdlock.cli.wanted import chosen_action, read_wanted, seconds
-from etcdlock.errors import InvalidInput
 from etcdlock.escalation import Action
 from etcdlock.meeting import Purpose
-
-if TYPE_CHECKING:
-    from etcdlock.api.client import AgentClient
-    from etcdlock.config import Settings
 
 USAGE = "[OPTIONS] -- COMMAND [ARGUMENT]..."
 
@@ -68,6 +63,7 @@ def command(
 
     settings = common.settings(via=via)
     who, resources = read_wanted(settings, file=domain, uuid=domain_uuid, name=name, disks=disk or [])
+    action = chosen_action(settings, file=domain, given=on_session_lost)
     task = Task(
         domain=who,
         resources=resources,
@@ -75,23 +71,11 @@ def command(
         environment={"ETCDLOCK_DOMAIN_UUID": str(who.uuid), "ETCDLOCK_DOMAIN_NAME": who.name},
         wait_seconds=seconds(wait, option="--wait"),
         answer_seconds=settings.answer_seconds,
+        on_session_lost=None if action is settings.lost_action else action,
     )
-    action = chosen_action(settings, file=domain, given=on_session_lost)
-    agent = _agent_for(settings, action)
+    agent = agent_for(settings, Purpose.RUN)
     try:
         ending = run_task(settings, task, agent=agent, action=action)
     except Interrupted as interrupted:
         return interrupted.status
     return report(ending, task, by_agent=agent is not None)
-
-
-def _agent_for(settings: Settings, action: Action, /) -> AgentClient | None:
-    """The agent, unless the guest wants something else done at a lost session than this host's agent does."""
-    if action is settings.lost_action:
-        return agent_for(settings, Purpose.RUN)
-    if settings.via == "agent":
-        raise InvalidInput(
-            f"on_session_lost is {settings.lost_action} for the agent's guests, and this one wants {action}",
-            hint="leave out --via agent: the command then has a session and a guard of its own",
-        )
-    return None

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from etcdlock.api.client import AgentClient
-from etcdlock.model import SessionKind
+from etcdlock.errors import InvalidInput, Refused
+from etcdlock.escalation import Action
+from etcdlock.model import DomainId, Owner, SessionKind
 from etcdlock.survey import Survey
+from tests.cli.hosts import DEADLINE_SECONDS
 from tests.cli.site import Site, lossy
 
 VM = "6a2f7f9e-0000-4000-8000-000000000001"
@@ -131,6 +136,48 @@ def test_a_guest_that_is_killed_while_no_agent_runs_is_not_said_to_have_been_sto
     assert (done.status, "nobody can tell" in done.err) == (128 + signal.SIGKILL, True)
     site.start_agent()
     site.cluster.until(lambda survey: survey.lock_of(UUID(VM)) is None)
+
+
+def test_a_guest_that_chooses_to_be_frozen_is_the_agents_all_the_same(quick_site: Site) -> None:
+    guest = quick_site.run(
+        "--domain-uuid", VM, "--on-session-lost", "freeze", script="echo $$; exec sleep 300"
+    )
+    pid = int(guest.line())
+    assert kinds(quick_site.cluster.survey()) == [SessionKind.AGENT]
+    agent = quick_site.agents[0]
+    agent.send(signal.SIGSTOP)
+    try:
+        _until(lambda: _state(pid) == "T")
+    finally:
+        agent.send(signal.SIGCONT)
+    agent.says("guest_goes_on")
+    _until(lambda: _state(pid) == "S")
+    guest.send(signal.SIGTERM)
+    assert guest.ended().status == 128 + signal.SIGTERM
+
+
+def test_a_choice_that_the_host_cannot_keep_is_refused_and_one_that_was_made_stands(site: Site) -> None:
+    client, owner = AgentClient(str(site.socket)), Owner(DomainId(UUID(VM), "vm1"), os.getpid())
+    with pytest.raises(InvalidInput, match="this host knows no command"):
+        client.acquire(owner, (), on_session_lost=Action.COMMAND)
+    guest = site.run("--domain-uuid", VM, "--on-session-lost", "freeze", script="echo $$; exec sleep 300")
+    its = Owner(DomainId(UUID(VM), ""), int(guest.line()))
+    client.acquire(its, (), on_session_lost=Action.FREEZE)
+    with pytest.raises(Refused, match="with freeze at a lost session and not kill"):
+        client.acquire(its, (), on_session_lost=Action.KILL)
+    guest.send(signal.SIGTERM)
+    guest.ended()
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
 
 
 def test_a_guest_that_the_guard_stops_beside_a_frozen_agent_is_said_to_be_stopped_once_it_goes_on(

@@ -27,7 +27,7 @@ class Agent(AgentClient):
         super().__init__("/nowhere", timeout_seconds=1.0)
         self.answers = list(answers)
 
-    def acquire(self, owner: Owner, resources: Iterable[Resource], /) -> dict[str, Any]:  # noqa: ARG002
+    def acquire(self, owner: Owner, resources: Iterable[Resource], /, **choice: Any) -> dict[str, Any]:  # noqa: ARG002
         if self.answers:
             raise self.answers.pop(0)
         return {"token": 7}

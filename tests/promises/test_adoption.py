@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from etcdlock.agent.requests import Requests
+from etcdlock.escalation import Action
+from etcdlock.model import SessionKind
 from tests.promises.conftest import Play
 from tests.promises.hypervisor import Hypervisor, hypervisor
 from tests.promises.world import World, disk, domain
@@ -53,5 +56,25 @@ def test_it_is_dead_at_its_own_deadline_where_etcd_stays_away(play: Play) -> Non
         await asyncio.sleep(2 * world.timing.hold_off_seconds)
         taken = await b.start(VM, X)  # once the silence has been proven
         assert taken.runs
+
+    play(scenario)
+
+
+def test_what_a_guest_has_chosen_for_a_lost_session_is_known_to_the_next_agent(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        a = await hypervisor(world, "a")
+        vm, agent = a.prepare(VM, X), a.agent
+        assert agent is not None
+        context = a.host.context(contract=world.contract, chance=world.fresh_chance(), kind=SessionKind.AGENT)
+        requests = Requests(agent, context, processes=a.processes, answer_seconds=10.0)
+        await requests.acquire(vm.owner, (X,), on_session_lost=Action.FREEZE)
+        a.kill_agent()
+        await asyncio.sleep(0.5)
+        await a.bring_up()
+        await asyncio.sleep(3.0)
+        a.host.store.cut()
+        await asyncio.sleep(world.timing.stop_after_seconds + 5.0)
+        assert vm.guest.stands()
+        assert vm.guest.killed_at is None
 
     play(scenario)

@@ -6,6 +6,7 @@ import os
 
 from hypothesis import strategies as st
 
+from etcdlock.escalation import Action
 from etcdlock.model import (
     DomainId,
     DomainRecord,
@@ -42,4 +43,5 @@ DOMAIN_RECORDS = st.builds(
     request=TEXTS,
     token=st.none() | NUMBERS,
     since=TEXTS,
+    on_session_lost=st.none() | st.sampled_from(Action),
 )
