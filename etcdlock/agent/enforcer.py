@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
+from etcdlock.agent.pausing import pause
 from etcdlock.errors import SessionLost
 from etcdlock.escalation import KILLED, Action, Charge, Deadline, Sight, Stage, Step, after, may_be_armed, step
 from etcdlock.journal import note
@@ -190,13 +191,7 @@ class Enforcer(Guard):
 
     async def _until_next(self) -> None:
         """Sleep until something is due or changes; what is being stopped is struck again and again."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(min(self._waits(), default=3600.0)))
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            changed.cancel()
+        await pause(self._clock, min(self._waits(), default=3600.0), unless=self._changed)
 
     def _waits(self) -> Iterator[float]:
         """How long each session with guests that run has, and until the others are looked at again."""

@@ -67,10 +67,6 @@ class Findings:
             self._lost.add(guest)
             self._stopped(guest, reason, first="kill")
 
-    def forget(self, guest: GuestName, /) -> None:
-        """It has ended."""
-        self._lost.discard(guest)
-
     def _stopped(self, guest: GuestName, reason: str, /, *, first: str) -> None:
         owner = self.owner_of(guest)
         domain = owner.domain if owner is not None else None

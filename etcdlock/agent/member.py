@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import NoReturn, Protocol
 
 from etcdlock.agent.context import Context, undisturbed
+from etcdlock.agent.pausing import pause
 from etcdlock.errors import EtcdlockError, SessionLost, Unreachable, UnsteadyClock
 from etcdlock.journal import note
 from etcdlock.model import Obituary, Proof, SessionRecord, SessionRef
@@ -284,13 +285,7 @@ class Member:
         if self._changed.is_set():
             self._changed.clear()
             return
-        sleeping = asyncio.ensure_future(self._context.clock.sleep(seconds))
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            changed.cancel()
+        await pause(self._context.clock, seconds, unless=self._changed)
 
     async def _renew(self, session: Session) -> bool:
         """One heartbeat, one keepalive. Whether a proof came of it."""

@@ -89,7 +89,7 @@ class ShadowRequests:
         """Yes, once its source has parked it or that has taken too long."""
         question = Question("incoming", owner.domain, owner.pid, resources)
         work = lambda: self._requests.incoming(owner, resources, run=run)  # noqa: E731 - as above, with a longer bound
-        return await self._held(question, work, within_seconds=2 * self._wait_seconds)
+        return await self._held(question, work, within_seconds=self._wait_seconds)
 
     async def incoming_complete(self, uuid: UUID, /) -> StoredDomain:
         """Yes."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from etcdlock.agent.pausing import pause
 from etcdlock.errors import SessionLost
 from etcdlock.escalation import KILLED, Charge
 from etcdlock.ports import Clock, Guard, Guest, GuestName
@@ -96,13 +97,8 @@ class Witness(Guard):
 
     async def _until_next(self) -> None:
         due = [self._stop_at(seen.session) for seen in self._armed.values() if not seen.told]
-        sleeping = asyncio.ensure_future(self._clock.sleep(max(min(due, default=1e9) - self._clock.now(), 0.0)))
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            changed.cancel()
+        left = max(min(due, default=1e9) - self._clock.now(), 0.0)
+        await pause(self._clock, left, unless=self._changed)
 
 
 def _name(guest: Guest) -> GuestName:
