@@ -47,6 +47,7 @@ class LockManager:
         self._turn = threading.RLock()
         self._wanted: list[Named] = []
         self._pid = 0
+        self._is_attached = False
         self._supervision: Supervision | None = None
         self._ticket: State | None = None
         self._resuming: State | None = None
@@ -69,7 +70,7 @@ class LockManager:
         if pid and found.pid != pid:
             raise NotTheOwner(f"domain {domain} is locked for process {found.pid} of this host, not for {pid}")
         manager = cls(driver, domain)
-        manager._pid, manager._lock = found.pid, found
+        manager._pid, manager._lock, manager._is_attached = found.pid, found, True
         return manager
 
     @classmethod
@@ -219,7 +220,8 @@ class LockManager:
 
         `pid` is the guest's process where it has no supervisor: it must not run the guest yet (`BY_PID`). `state` is
         what `suspend` gave: the vCPUs are about to go on (`SUSPEND`). On the destination of a migration this claims,
-        and the guest must not run before `complete_migrate`.
+        and the guest must not run before `complete_migrate`. After `attach` it lets the guest run as `complete_migrate`
+        does, in case that had not been said to the program before.
 
         Raises `HeldElsewhere` with everything that is in the way, and `Superseded` where `state` is out of date.
         """
@@ -232,6 +234,8 @@ class LockManager:
                 if self._supervision is not None:
                     raise Refused("the guest has not been let in yet", hint="let_in() or start(), then its memory")
                 return self._kept(driver.incoming(owner, self._all(), run=self._ticket.run))
+            if self._is_attached and Capability.MIGRATION in driver.capabilities:
+                return self._kept(driver.complete_incoming(owner))
             lock = self._kept(driver.acquire(owner, self._all()))
             self._let_through(driver, owner, lock)
             return lock

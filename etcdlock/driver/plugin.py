@@ -188,7 +188,9 @@ class Driver(ABC):
         raise self._lacks(Capability.MIGRATION)
 
     def complete_incoming(self, owner: Owner, /) -> Lock:
-        """On the destination: the vCPUs are about to run; there is no way back. `MIGRATION`."""
+        """On the destination: the vCPUs are about to run; there is no way back. Of a guest that may run already it is a
+        success. `MIGRATION`.
+        """
         raise self._lacks(Capability.MIGRATION)
 
     def cancel_incoming(self, owner: Owner, /) -> None:
