@@ -10,14 +10,14 @@ from pathlib import Path
 
 import etcdlock.driver
 from etcdlock.driver import Capability, Driver
-from tests.driver import test_contract, test_contract_hosts, test_stopping
+from tests.driver import test_contract, test_contract_hosts, test_migration_crashes, test_stopping
 from tests.driver.declared import PROVED, kind_of
 from tests.driver.places import DRIVERS
 
 DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = DOCS.parent / "etcdlock/driver/plugin.py"
 MARK = "<!-- capabilities: tests/driver/test_page.py -->"
-PROVING = (test_contract, test_contract_hosts, test_stopping)
+PROVING = (test_contract, test_contract_hosts, test_migration_crashes, test_stopping)
 """Importing them has registered what they prove."""
 
 
