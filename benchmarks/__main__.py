@@ -14,6 +14,7 @@ from benchmarks import (
     acquire,
     agent_size,
     containers,
+    drivers,
     identities,
     libvirt_migration,
     libvirt_start,
@@ -87,6 +88,10 @@ def _libvirt(arguments: argparse.Namespace, binary: str) -> list[Section]:
     return [libvirt_start.section(binary, rounds=rounds), libvirt_migration.section(binary, rounds=rounds)]
 
 
+def _drivers(arguments: argparse.Namespace, binary: str) -> list[Section]:
+    return [asyncio.run(drivers.section(binary, rounds=arguments.rounds))]
+
+
 def _identities(arguments: argparse.Namespace, _binary: str) -> list[Section]:
     return [identities.section(rounds=arguments.rounds)]
 
@@ -103,6 +108,7 @@ def _containers(arguments: argparse.Namespace, _binary: str) -> list[Section]:
 PARTS: Mapping[str, Measure] = {
     "figures": _figures,
     "agent": _agent,
+    "drivers": _drivers,
     "libvirt": _libvirt,
     "identities": _identities,
     "outages": _outages,
