@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from etcdlock.errors import CorruptRecord, InvalidInput, SessionAlive
-from etcdlock.identity import escaped
+from etcdlock.identity import escaped, with_wholes
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import Blocker, Mode, Resource, SessionRef, StoredResource
 from etcdlock.survey import Leftover, LockView, SessionView, Standing, Survey
@@ -30,8 +30,8 @@ class Question:
 
     @property
     def locked(self) -> tuple[Resource, ...]:
-        """The resources that take a lock; read-only ones take none and are always free."""
-        return tuple(resource for resource in self.resources if resource.mode is not Mode.READ_ONLY)
+        """The resources that take a lock, and what partitions are part of; read-only ones take none and are free."""
+        return with_wholes(resource for resource in self.resources if resource.mode is not Mode.READ_ONLY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from etcdlock.escalation import Action
+from etcdlock.identity import with_wholes
 from etcdlock.keyspace import Keyspace
 from etcdlock.model import (
     DomainId,
@@ -56,8 +57,8 @@ class Wanted:
 
     @property
     def locked(self) -> tuple[Resource, ...]:
-        """The resources that take a lock; read-only ones take none."""
-        return tuple(resource for resource in self.resources if resource.mode is not Mode.READ_ONLY)
+        """The resources that take a lock, with the disks that partitions are part of; read-only ones take none."""
+        return with_wholes(resource for resource in self.resources if resource.mode is not Mode.READ_ONLY)
 
     def record(self, session: Session, /) -> DomainRecord:
         """The domain's record once `session` has it; its token is the revision that writes it."""

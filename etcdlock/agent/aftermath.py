@@ -14,7 +14,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from etcdlock.agent import known_paths
+from etcdlock.agent import known_paths, partitions
 from etcdlock.agent.context import Context
 from etcdlock.agent.endings import Endings
 from etcdlock.agent.host_ledger import HostLedger
@@ -132,7 +132,8 @@ class Aftermath:
         while not resident.gone:
             async with resident.turn:
                 for resource in sorted(resident.closed):
-                    if await self._done(self._ledger.remove(resident.uuid, resource, until=self._now()), resident):
+                    removing = partitions.remove(self._ledger, resident.uuid, resource, until=self._now())
+                    if await self._done(removing, resident):
                         resident.closed.discard(resource)
                         known_paths.forget(resident, resource)
                 if not resident.closed:

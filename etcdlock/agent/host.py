@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from uuid import UUID
 
-from etcdlock.agent import known_paths
+from etcdlock.agent import known_paths, partitions
 from etcdlock.agent.aftermath import Aftermath
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context, first_cause
@@ -251,7 +251,7 @@ class HostAgent:
         if runs:
             await self.ledger.unpark(uuid, until=until)
         else:  # a disk that comes to a guest; if its vCPUs are stopped, they stay so
-            await self.ledger.add(uuid, resource, until=until)
+            await partitions.add(self.ledger, uuid, resource, until=until)
         asked.check_in_time(self._context.clock.now())
         resident.closed.discard(held)
         resident.rests = resident.rests and not runs

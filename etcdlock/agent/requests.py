@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from uuid import UUID
 
-from etcdlock.agent import known_paths
+from etcdlock.agent import known_paths, partitions
 from etcdlock.agent.answering import answer_noted
 from etcdlock.agent.context import Context
 from etcdlock.agent.host import PAUSE_SECONDS, HostAgent
@@ -202,7 +202,7 @@ class Requests:
         resident = asked.resident
         await self._ledger.current(resident.uuid)
         if resource.mode is not Mode.READ_ONLY:
-            await self._ledger.add(resident.uuid, resource, until=asked.until)
+            await partitions.add(self._ledger, resident.uuid, resource, until=asked.until)
             resident.closed.difference_update(named(resource, among=resident.closed))
             known_paths.remember(resident, resource, resource)
         asked.check_in_time(self._context.clock.now())
@@ -221,7 +221,7 @@ class Requests:
                     f"{held}: {resident.owner} may still have it open",
                     hint="unplug it first; with the guest's end it is given back in any case",
                 )
-            await self._ledger.remove(resident.uuid, held, until=asked.until)
+            await partitions.remove(self._ledger, resident.uuid, held, until=asked.until)
             known_paths.forget(resident, held)
 
     def _asked_for(self, resident: Resident, resource: Resource, held: Iterable[Resource], /) -> list[Resource]:
@@ -261,7 +261,7 @@ class Requests:
             resident.arrives = not self._may_go_back(resident)  # acquired anew: on a no it stays, to be cancelled
         _check_runs(await self._ledger.current(resident.uuid))
         for resource in _locked(resources):
-            await self._ledger.add(resident.uuid, resource, until=asked.until)
+            await partitions.add(self._ledger, resident.uuid, resource, until=asked.until)
         known_paths.remember_all(resident, resources)
         await self._ledger.unpark(resident.uuid, until=asked.until)
         asked.check_in_time(self._context.clock.now())

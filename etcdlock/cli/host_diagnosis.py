@@ -12,7 +12,7 @@ from dataclasses import replace
 from etcdlock.cli.diagnosis import Finding, Severity
 from etcdlock.cli.host_facts import HostFacts, SeenGuest
 from etcdlock.guard.table import Name
-from etcdlock.identity import escaped
+from etcdlock.identity import escaped, with_wholes
 from etcdlock.model import LockState, Mode, StoredDomain
 from etcdlock.survey import Survey
 
@@ -101,7 +101,7 @@ def _runs_parked(guest: SeenGuest, /) -> Finding:
 
 def _disks_elsewhere(guest: SeenGuest, facts: HostFacts, survey: Survey, /) -> Iterator[Finding]:
     """Disks that another domain holds, where not both share them."""
-    wanted = {(resource.lockspace, resource.name): resource for resource in guest.resources}
+    wanted = {(one.lockspace, one.name): one for one in with_wholes(guest.resources)}
     for lock in survey.locks:
         record = lock.stored.record
         if record.domain.uuid == guest.domain.uuid:

@@ -38,6 +38,7 @@ from etcdlock.identity.wanted import (
     parse_disk_argument,
     with_readonly_rule,
 )
+from etcdlock.identity.whole import whole_of, with_wholes
 from etcdlock.identity.words import DiskIdentity, Identified, ResourceName, escaped
 
 __all__ = [
@@ -76,5 +77,7 @@ __all__ = [
     "path_bytes",
     "read_chain",
     "stays_behind",
+    "whole_of",
     "with_readonly_rule",
+    "with_wholes",
 ]

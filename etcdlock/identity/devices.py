@@ -137,7 +137,7 @@ def _stacked(device: Device, below: Callable[[Device], Identified]) -> Identifie
 
 def _partition(disk: Identified, number: int, device: Device) -> Identified:
     name = ResourceName(disk.name.lockspace, f"{disk.name.name}/part{number}")
-    warning = "a guest that has the whole disk is not kept from this partition, nor the other way round"
+    warning = "partitions that overlap it are not kept from it; the whole disk is"
     return Identified(name, disk.rule, (f"{_shown(device)}, partition {number}", *disk.evidence), warning)
 
 

@@ -24,7 +24,7 @@ RULES_VERSION: Final = 1
 """Part of the cluster's contract: hosts whose rules of `auto` give other names must not share a cluster."""
 
 _HOSTS_LOCKSPACE: Final = "host/"
-_BOOTS_LOCKSPACE: Final = "local/"
+BOOTS_LOCKSPACE: Final = "local/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Naming:
 
     def _by_place(self, place: Place) -> Identified:
         try:
-            return identify_place(place, here=_BOOTS_LOCKSPACE + self.boot)
+            return identify_place(place, here=BOOTS_LOCKSPACE + self.boot)
         except NotIdentified as error:
             if self.unidentified != "path" or place.kind is Kind.ABSENT:
                 raise
@@ -91,5 +91,5 @@ def local_lockspace(host: str, /) -> str:
 
 def stays_behind(resource: Resource, /, *, host: str, boot: str = "") -> bool:
     """Whether it is another host's own file, which does not come along when its guest migrates to `host`."""
-    here = (local_lockspace(host), _BOOTS_LOCKSPACE + boot)
-    return resource.lockspace.startswith((_HOSTS_LOCKSPACE, _BOOTS_LOCKSPACE)) and resource.lockspace not in here
+    here = (local_lockspace(host), BOOTS_LOCKSPACE + boot)
+    return resource.lockspace.startswith((_HOSTS_LOCKSPACE, BOOTS_LOCKSPACE)) and resource.lockspace not in here
