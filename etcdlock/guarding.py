@@ -47,21 +47,34 @@ async def start_agents_guard(
     Raises `InvalidSetting` where a watchdog is required and cannot be had, `UnsafeTiming` where its timeout is too
     long.
     """
+    from etcdlock.adapters.clock import BootClock
     from etcdlock.adapters.guardlink import GuardLink
     from etcdlock.agent.kept_guard import KeptGuard
 
     agreed: list[Timing] = []
+    kept: list[KeptGuard] = []
+
+    def wants_watchdog() -> bool:
+        if not agreed:
+            return settings.watchdog != "off"
+        if not agreed[0].watchdog_seconds:
+            return False
+        until = agreed[0].feed_until_seconds
+        if kept and not kept[0].may_watch(now=BootClock().now(), feed_until_seconds=until):
+            note("watchdog_not_opened", level=logging.CRITICAL, reason="a guest lives that must not")
+            return False
+        return True
 
     def limits(report: WatchdogReport) -> Limits:
         if not agreed:
             agreed.append(agreed_timing(settings, report, earlier_seconds=guards.earlier_watchdog_seconds))
-        elif agreed[0].watchdog_seconds and not (report.is_open or report.is_busy):
+        elif agreed[0].watchdog_seconds and report.is_absent:
             _without(settings, f"the watchdog is gone: {report.reason}", lost=True)
         return limits_of(agreed[0])
 
     async def start() -> GuardLink:
-        wants = settings.watchdog != "off" and (not agreed or agreed[0].watchdog_seconds > 0)
-        equipment = _equipment(settings, watchdog=settings.watchdog_device if wants else "", record=new_ring())
+        device = settings.watchdog_device if wants_watchdog() else ""
+        equipment = _equipment(settings, watchdog=device, record=new_ring())
         link = await GuardLink.start(limits=limits, equipment=equipment, unit=settings.guard_path)
         note("guard_started", pid=link.pid, in_its_own_unit=not link.is_child)
         guards.add(link.pid, watchdog_seconds=agreed[0].watchdog_seconds)
@@ -71,7 +84,8 @@ async def start_agents_guard(
     if first.watchdog.is_busy and not agreed[0].watchdog_seconds:
         await first.close()     # it would go on asking for what another program has
         first = await start()
-    return KeptGuard(first, start=start), agreed[0]
+    kept.append(KeptGuard(first, start=start))
+    return kept[0], agreed[0]
 
 
 def agreed_timing(settings: Settings, report: WatchdogReport, /, *, earlier_seconds: float) -> Timing:

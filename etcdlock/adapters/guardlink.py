@@ -21,7 +21,7 @@ from etcdlock.escalation import KILLED, Charge
 from etcdlock.guard import wire
 from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
-from etcdlock.guard.watchdog import BUSY, OFF, OPEN
+from etcdlock.guard.watchdog import ABSENT, BUSY, OFF, OPEN
 from etcdlock.guard.wire import Equipment
 from etcdlock.journal import note
 from etcdlock.ports import Guest, GuestName
@@ -47,6 +47,11 @@ class WatchdogReport:
     def is_open(self) -> bool:
         """Whether the guard has it."""
         return self.standing == OPEN
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether there is none, or none that will do, where one was asked for."""
+        return self.standing == ABSENT
 
     @property
     def is_busy(self) -> bool:

@@ -53,6 +53,18 @@ class KeptGuard(Guard):
             await guard.died()
             await self._replace(guard)
 
+    def may_watch(self, *, now: float, feed_until_seconds: float) -> bool:
+        """Whether a successor may have the host's watchdog, which is fed by being opened: as `rules.may_feed` says it
+        of all guests but those that are gone or seen to stand. Else it runs on as the dead guard left it, and resets
+        the host.
+        """
+        late = [
+            guest
+            for guest, session, _ in self._armed.values()
+            if now > self._proven.get(session, float("-inf")) + feed_until_seconds
+        ]
+        return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that
+
     @property
     def frozen(self) -> frozenset[GuestName]:
         """Those of the guard of the day, and those that the one before may have frozen without having said so."""

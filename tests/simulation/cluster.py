@@ -64,9 +64,10 @@ class Machine(Hypervisor):
 
     # --- its guards ------------------------------------------------------------------------------------------------
 
-    def _new_line(self) -> GuardLine:
+    def _new_line(self, *, watching: bool = True) -> GuardLine:
+        watchdog = self.watchdog if watching else None
         guard = self.cluster.new_guard(
-            self.host, timing=self.timing, steered=self.steered, watchdog=self.watchdog, is_slow=False
+            self.host, timing=self.timing, steered=self.steered, watchdog=watchdog, is_slow=False
         )
         self.guards.append(guard)
         self._mine.append(guard)
@@ -76,7 +77,8 @@ class Machine(Hypervisor):
         self._mine, self._parts = [], []
 
         async def start() -> GuardLine:
-            return self._new_line()
+            until = self.timing.feed_until_seconds
+            return self._new_line(watching=kept.may_watch(now=self.host.clock.now(), feed_until_seconds=until))
 
         kept = KeptGuard(self._new_line(), start=start)
         self._parts.append(asyncio.ensure_future(kept.keep()))

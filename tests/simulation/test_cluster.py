@@ -101,6 +101,27 @@ def test_a_host_whose_guest_does_not_die_is_reset_though_the_guard_that_had_stru
     assert run_virtual(program) < TIMING.budget_seconds
 
 
+def test_guards_that_die_one_after_the_other_do_not_keep_a_host_from_its_reset() -> None:
+    async def program() -> float:
+        d = drama_of()
+        a = await d.machine("a", rate=1.0, watchdog_seconds=5.0, action=Action.KILL)
+        vm = await a.start(domain(1), X)
+        vm.guest.stuck = True
+        a.host.store.cut()
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(a.timing.stop_after_seconds + 2.0)
+        for _ in range(6):
+            a.kill_guard()
+            await asyncio.sleep(3.0)
+        await asyncio.sleep(60.0)
+        await d.cluster.end()
+        assert a.is_off
+        assert vm.guest.gone_at is not None
+        return vm.guest.gone_at - began
+
+    assert run_virtual(program) < TIMING.budget_seconds
+
+
 def test_without_a_watchdog_a_guard_is_not_hurt_while_its_program_is_and_the_other_way_round() -> None:
     async def program() -> list[tuple[bool, bool]]:
         d = drama_of()

@@ -225,6 +225,13 @@ async def watchdog(d: Drama) -> None:
     d.moments.when("applied", "a", "heartbeat", do=lambda: d.revoke(a))
     d.moments.when("answered", "a", "heartbeat", do=falls_silent)
     await silent.wait()
+    if d.maybe(0.2):  # each guard that takes a dead one's place might open it
+        await asyncio.sleep(TIMING.budget_seconds - 2 * seconds - 2.0)
+        for _ in range(6):
+            a.kill_guard()
+            await d.wait(1.0, 0.8 * seconds)
+        await asyncio.sleep(OUTAGE_SECONDS)
+        return
     if d.maybe(0.5):
         a.kill_program()
     if d.maybe(0.7):  # as late as feeding may be allowed, it is held up for almost as long as the host has left
