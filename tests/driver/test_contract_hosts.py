@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from uuid import uuid4
 
 import pytest
@@ -35,6 +36,8 @@ def test_another_program_finds_the_guest_again_with_its_locks(hand: Hand) -> Non
     assert again.acquire(state=state).state is LockState.HELD
     with pytest.raises(NotLocked):
         LockManager.attach(hand.place.on("a"), DomainId(uuid4(), "nobody"))
+    with pytest.raises(NotLocked):
+        LockManager.attach(hand.place.on("b"), hand.domain)
     hand.end(again, guest)
     assert again.inquire() is None
 
@@ -90,8 +93,23 @@ def test_a_destination_with_older_memory_gets_nothing(hand: Hand) -> None:
     source.suspend()
     target = LockManager.incoming(hand.place.on("b"), hand.domain, ticket=ticket)
     hand.start(target)
-    with pytest.raises(Refused, match="out of date"):
-        target.complete_migrate()
+    for claim in (target.acquire, target.complete_migrate):
+        with pytest.raises(Refused, match="out of date"):
+            claim()
+    assert source.cancel_migrate() is not None
+
+
+@proves(Capability.MIGRATION)
+def test_nothing_is_claimed_for_a_guest_that_has_not_been_let_in(hand: Hand) -> None:
+    source = hand.manager(hand.disk)
+    hand.start(source)
+    with LockManager.incoming(hand.place.on("b"), hand.domain, ticket=source.prepare_migrate("b")) as target:
+        target.register(hand.disk)
+        waits = subprocess.Popen((*target.supervisor_command(), "true"))
+        source.suspend()
+        with pytest.raises(Refused, match="let in"):
+            target.acquire()
+    assert waits.wait(20) != 0
     assert source.cancel_migrate() is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from etcdlock.driver import Capability, LockManager, LockState, Mode, Reservation
+from etcdlock.driver import Capability, LockManager, LockState, Mode, Reservation, load
 from etcdlock.errors import EtcdlockError, InvalidInput, NotLocked, Refused
 from tests.driver.declared import PROVED, all_drivers, kind_of
-from tests.driver.places import DRIVERS, Hand, comes_true
+from tests.driver.places import DRIVERS, NOWHERE, Hand, comes_true, python
 
 
 @all_drivers
@@ -53,6 +54,32 @@ def test_locks_are_given_back_with_the_guests_end_and_not_before(hand: Hand) -> 
     assert manager.inquire() is None
     again = hand.other(hand.disk)
     hand.end(again, hand.start(again))
+
+
+@pytest.mark.parametrize("driver", ["fcntl"])
+def test_locks_are_not_given_back_while_what_the_guest_has_started_holds_them(hand: Hand, tmp_path: Path) -> None:
+    manager = hand.manager(hand.disk)
+    left = tmp_path / "pid"
+    script = f"import os,time; pid = os.fork(); pid and open({str(left)!r}, 'w').write(str(pid)); time.sleep(300)"
+    guest = hand.start(manager, command=python(script))
+    comes_true(lambda: left.exists() and left.read_text() != "")
+    guest.kill()
+    guest.wait()
+    with pytest.raises(Refused, match="has started still holds"):
+        manager.release()
+    os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("driver", ["agent"])
+def test_what_was_reserved_is_given_back_when_its_driver_is_closed(hand: Hand) -> None:
+    worker = hand.process()
+    hand.place.on("a")
+    with load(hand.place.driver, config=NOWHERE, settings=hand.place.settings("a", acquire_seconds=6.0)) as own:
+        reservation = Reservation(own, "backup", pid=worker.pid)
+        reservation.add_disk(hand.disk)
+        reservation.acquire()
+    comes_true(lambda: all(lock.stored.record.pid != worker.pid for lock in hand.place.cluster.survey().locks))
+    assert worker.poll() is None
 
 
 @all_drivers

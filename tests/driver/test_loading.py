@@ -23,6 +23,14 @@ class Mine(NopDriver):
 class Old(Mine):
     version = 0
 
+class Other:
+    version = 1
+    capabilities = frozenset()
+
+    @classmethod
+    def open(cls, opening):
+        return cls()
+
 class Broken(Mine):
     @classmethod
     def open(cls, opening):
@@ -33,6 +41,7 @@ mine = thirdparty:Mine
 old = thirdparty:Old
 broken = thirdparty:Broken
 missing = thirdparty:Missing
+other = thirdparty:Other
 """
 
 
@@ -60,6 +69,7 @@ def test_a_driver_of_another_package_is_loaded(dist: None) -> None:
         ("old", "too old: 1 is needed"),
         ("broken", "its storage is away"),
         ("missing", "cannot be imported"),
+        ("other", "is no subclass of"),
         ("unheard-of", "there is no driver 'unheard-of'"),
     ],
 )
@@ -72,3 +82,8 @@ def test_what_cannot_be_used_is_not_loaded_and_nothing_takes_its_place(dist: Non
 def test_what_is_required_and_missing_is_refused(dist: None) -> None:
     with pytest.raises(DriverNotLoaded, match="lacks what is required: exclusion, migration"):
         load("mine", config=NOWHERE, require={Capability.EXCLUSION, Capability.MIGRATION})
+
+
+def test_a_program_that_needs_a_later_driver_api_is_refused(dist: None) -> None:
+    with pytest.raises(DriverNotLoaded, match="this etcdlock has 1"):
+        load("mine", config=NOWHERE, version=2)
