@@ -21,12 +21,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import etcdlock.guard
+from etcdlock.adapters.terminal import BY_TERMINAL, Terminal
 from etcdlock.errors import GuestNotStarted
 from etcdlock.guard import table
 from etcdlock.guard.stillness import Stillness
@@ -66,6 +65,20 @@ class LocalGuests:
         self._last = _start(path, command=command, environment=whole_environment, spared=self._spared)
         return self._last
 
+    def step_back(self) -> bool:
+        """Whether the terminal has stopped the guest (Ctrl-Z) since this was last asked: then we have it for us."""
+        return self._last is not None and self._last.step_back()
+
+    @property
+    def is_back(self) -> bool:
+        """Whether a guest has stepped back that lives, and has not gone on."""
+        return self._last is not None and not self._last.is_gone and self._last.has_stepped_back
+
+    def come_back(self) -> None:
+        """A guest that has stepped back goes on, with the terminal if that is ours."""
+        if self._last is not None:
+            self._last.come_back()
+
 
 class LocalGuest:
     """A guest of this process: `ports.Guest`."""
@@ -83,7 +96,8 @@ class LocalGuest:
         self._stillness = Stillness()
         self._status: ExitStatus | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._terminal = _Terminal(group=process.pid)
+        self._terminal = Terminal(group=process.pid)
+        self.has_stepped_back = False
 
     @property
     def pid(self) -> int:
@@ -137,6 +151,24 @@ class LocalGuest:
 
     def freeze(self) -> None:
         self._signal_all(signal.SIGSTOP)
+
+    def step_back(self) -> bool:
+        """As `LocalGuests.step_back`."""
+        if self._status is not None or not self._terminal.is_shared:
+            return False
+        stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        if stopped is None or stopped.si_status not in BY_TERMINAL:
+            return False
+        self._terminal.take_back(was_killed=True)
+        self.has_stepped_back = True
+        return True
+
+    def come_back(self) -> None:
+        """As `LocalGuests.come_back`."""
+        if self.has_stepped_back and self._status is None:
+            self.has_stepped_back = False
+            self._terminal.give()
+            _signal_group(self.pid, number=signal.SIGCONT)  # whom the terminal has stopped, and each only once
 
     def stands(self) -> bool:
         return self._status is not None or self._stillness.look(self._family())
@@ -206,42 +238,6 @@ class LocalGuest:
             is_orphan = process.name != self._name and process.name not in self._spared
             if is_orphan and not process.alive and process.name.start >= self.pid_start:
                 _reap(process.name.pid)
-
-
-class _Terminal:
-    """Who reads from the terminal: the guest while it runs, if it would have been us."""
-
-    def __init__(self, *, group: int) -> None:
-        self._group = group
-        self._before: list[Any] | None = None
-
-    def give(self) -> None:
-        try:
-            if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
-                self._before = termios.tcgetattr(0)
-                _bring_to_front(self._group)
-        except (OSError, termios.error):    # not the terminal of our session
-            return
-
-    def take_back(self, *, was_killed: bool) -> None:
-        """A guest that was killed could not put the terminal's settings back itself."""
-        if self._before is None:
-            return
-        try:
-            _bring_to_front(os.getpgrp())
-            if was_killed:
-                termios.tcsetattr(0, termios.TCSADRAIN, self._before)
-        except (OSError, termios.error):    # hung up meanwhile
-            return
-
-
-def _bring_to_front(group: int) -> None:
-    """Whoever is in the background is stopped for this (SIGTTOU), unless it blocks the signal."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        os.tcsetpgrp(0, group)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _signal_group(group: int, *, number: int) -> None:

@@ -63,6 +63,10 @@ class Lodger:
             self._running.signal(number)
         return self._has_run
 
+    def may_go_on(self) -> bool:
+        """As `Solo.may_go_on`. The agent goes on while we are stopped; what its guard has stopped, that kills then."""
+        return self._running is not None
+
     async def run(self) -> Ending:
         """Start, have it locked, let it run, wait for its end. Raises what the agent says."""
         following = asyncio.ensure_future(self._lifeline.keep())

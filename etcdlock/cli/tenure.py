@@ -6,8 +6,10 @@ that, those that ask a program to end end the waiting, and nothing is left behin
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from etcdlock.cli.common import run_async
@@ -15,6 +17,7 @@ from etcdlock.cli.exits import Exit
 from etcdlock.meeting import LOOK_SECONDS
 
 if TYPE_CHECKING:
+    from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.solo import Ending, Solo, Task
     from etcdlock.api.client import AgentClient
     from etcdlock.api.lodger import Lodger
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from etcdlock.escalation import Action
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+SOON_SECONDS = 0.2
 NOT_TOLD = (
     "has ended, but etcd could not be told that its locks are free; "
     "others can take them over once this host's session has been missing for the hold-off"
@@ -53,6 +57,7 @@ class Interrupted(Exception):
 async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
     from etcdlock.adapters.processes import LocalGuests
     from etcdlock.agent.solo import Solo
+    from etcdlock.escalation import Action
     from etcdlock.guarding import start_guard
     from etcdlock.model import SessionKind
     from etcdlock.wiring import check_versions, make_context, open_store
@@ -65,7 +70,11 @@ async def _run(settings: Settings, task: Task, /, *, action: Action) -> Ending:
         await check_versions(settings, store)
         guests = LocalGuests()
         guard = await start_guard(settings, started=guests.spare)
-        return await _heeding_signals(Solo(context, task, guests=guests, guard=guard))
+        left = settings.contract.timing.stop_after_seconds - settings.contract.timing.renew_every_seconds
+        done = {Action.FREEZE: "frozen", Action.COMMAND: "stopped by its command"}.get(action, "killed")
+        suspended = f"is suspended, and nobody keeps its session: unless it goes on within {left:.0f} s it is {done}"
+        runner = Solo(context, task, guests=guests, guard=guard)
+        return await _heeding_signals(runner, guests, lambda: _say(task, suspended))
 
 
 async def _run_at(agent: AgentClient, settings: Settings, task: Task, /) -> Ending:
@@ -75,15 +84,15 @@ async def _run_at(agent: AgentClient, settings: Settings, task: Task, /) -> Endi
     from etcdlock.api.lodger import Lodger
 
     looking = AgentClient(settings.api_path, timeout_seconds=LOOK_SECONDS)
-    timing = settings.contract.timing
-    return await _heeding_signals(
-        Lodger(agent, task, guests=LocalGuests(), clock=BootClock(), timing=timing, looking=looking)
-    )
+    guests = LocalGuests()
+    runner = Lodger(agent, task, guests=guests, clock=BootClock(), timing=settings.contract.timing, looking=looking)
+    return await _heeding_signals(runner, guests, lambda: _say(task, "is suspended; it keeps its locks"))
 
 
-async def _heeding_signals(runner: Solo | Lodger, /) -> Ending:
+async def _heeding_signals(runner: Solo | Lodger, guests: LocalGuests, say_suspended: Callable[[], None], /) -> Ending:
     import asyncio
 
+    _stop_together(runner, guests, say_suspended)
     ending_signals = _pass_on_signals(runner)
     try:
         return await runner.run()
@@ -91,6 +100,31 @@ async def _heeding_signals(runner: Solo | Lodger, /) -> Ending:
         if ending_signals:
             raise Interrupted(ending_signals[0]) from None
         raise
+
+
+def _stop_together(runner: Solo | Lodger, guests: LocalGuests, say_suspended: Callable[[], None], /) -> None:
+    """Where the terminal stops the guest (Ctrl-Z) our group, which a shell waits for, stops and goes on with it.
+
+    A group that nobody could let go on (orphaned) is not stopped by this, and the guest goes on at once.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        if guests.step_back():
+            say_suspended()
+            os.killpg(os.getpgrp(), signal.SIGTSTP)
+            loop.call_later(SOON_SECONDS, go_on)
+
+    def go_on() -> None:
+        if runner.may_go_on():
+            guests.come_back()
+        elif guests.is_back:
+            loop.call_later(SOON_SECONDS, go_on)
+
+    loop.add_signal_handler(signal.SIGCHLD, look)
+    loop.add_signal_handler(signal.SIGCONT, go_on)
 
 
 def _pass_on_signals(runner: Solo | Lodger, /) -> list[int]:
