@@ -94,11 +94,13 @@ class FakeGuest:
     @property
     def ran(self) -> list[tuple[float, float | None]]:
         """From when to when it ran, but for when it stood; None where it still does."""
-        if self.opened_at is None:
+        opened = self.opened_at
+        if opened is None:
             return []
-        begun = [self.opened_at, *(went_on for _, went_on in self._stood)]
+        begun = [opened, *(None if went_on is None else max(opened, went_on) for _, went_on in self._stood)]
         stopped = [*(stood for stood, _ in self._stood), self.gone_at]
-        return [(since, until) for since, until in zip(begun, stopped, strict=True) if since is not None]
+        spans = [(since, until) for since, until in zip(begun, stopped, strict=True) if since is not None]
+        return [(since, until) for since, until in spans if until is None or since < until]  # it stood behind its gate
 
     @property
     def stood(self) -> list[tuple[float, float | None]]:

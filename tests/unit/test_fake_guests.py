@@ -160,3 +160,17 @@ def test_a_dead_guard_answers_nothing_and_kills_nobody() -> None:
         assert guest.killed_at is None
 
     run_virtual(program)
+
+
+def test_a_guest_that_stood_behind_its_gate_has_run_from_when_that_was_opened() -> None:
+    async def program() -> None:
+        guest = await started(FakeGuests())
+        await asyncio.sleep(1.0)
+        guest.freeze()
+        await asyncio.sleep(1.0)
+        guest.go_on()
+        await asyncio.sleep(1.0)
+        guest.open_gate(token=1)
+        assert guest.ran == [(3.0, None)]
+
+    run_virtual(program)
