@@ -82,6 +82,14 @@ def test_what_was_reserved_is_given_back_when_its_driver_is_closed(hand: Hand) -
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize("driver", ["etcd"])
+def test_a_program_that_would_be_killed_itself_reserves_nothing_for_itself(hand: Hand) -> None:
+    reservation = Reservation(hand.place.on("a"), "backup", pid=os.getpid())
+    reservation.add_disk(hand.disk)
+    with pytest.raises(Refused, match="cannot reserve for itself"):
+        reservation.acquire()
+
+
 @all_drivers
 def test_a_guest_that_cannot_be_executed_leaves_nothing(hand: Hand) -> None:
     manager = hand.manager(hand.disk)
