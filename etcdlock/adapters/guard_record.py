@@ -28,10 +28,13 @@ YIELD_WITHIN_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A guard, and the timeout of the watchdog that it has; 0 without."""
+    """A guard, and the timeout of its host's watchdog; 0 where the host has none. Where it has one, `watches` says
+    whether this guard was given it.
+    """
 
     name: table.Name
     watchdog_seconds: float = 0.0
+    watches: bool = True
 
 
 class GuardRecord:
@@ -49,14 +52,19 @@ class GuardRecord:
 
     @property
     def earlier_watchdog_seconds(self) -> float:
-        """The timeout of the watchdog that a guard of an earlier agent has, which still lives; 0 if none has."""
-        return max((kept.watchdog_seconds for kept in self._earlier if _lives(kept.name)), default=0.0)
+        """The timeout of the watchdog by which earlier agents went; 0 if there was none."""
+        return max((kept.watchdog_seconds for kept in self._earlier), default=0.0)
 
-    def add(self, pid: int, /, *, watchdog_seconds: float = 0.0) -> None:
+    @property
+    def earlier_watches(self) -> tuple[tuple[bool, bool], ...]:
+        """Of each earlier guard of a host with a watchdog: whether it lives, and whether it was given that."""
+        return tuple((_lives(kept.name), kept.watches) for kept in self._earlier if kept.watchdog_seconds)
+
+    def add(self, pid: int, /, *, watchdog_seconds: float = 0.0, watches: bool = True) -> None:
         """A guard has been started. It is written down before anything is armed there."""
         process = table.look_up(pid)
         if process is not None:
-            self._mine.append(Kept(process.name, watchdog_seconds))
+            self._mine.append(Kept(process.name, watchdog_seconds, watches))
             self._write([*self._earlier, *self._mine])
 
     async def end_earlier(self, *, ours: frozenset[GuestName]) -> None:
@@ -84,7 +92,8 @@ class GuardRecord:
     def _write(self, guards: list[Kept]) -> None:
         """Whole or not at all."""
         draft = self._path.with_suffix(".new")
-        draft.write_text("".join(f"{kept.name}:{kept.watchdog_seconds!r}\n" for kept in guards), encoding="ascii")
+        lines = (f"{kept.name}:{kept.watchdog_seconds!r}:{kept.watches:d}\n" for kept in guards)
+        draft.write_text("".join(lines), encoding="ascii")
         draft.replace(self._path)
 
 
@@ -94,8 +103,8 @@ def guards_alive(folder: str, /) -> tuple[int, ...]:
 
 
 def _parse(line: str) -> Kept:
-    pid, start, *seconds = line.split(":")
-    return Kept(table.Name(int(pid), int(start)), float(seconds[0]) if seconds else 0.0)
+    pid, start, *more = line.split(":")
+    return Kept(table.Name(int(pid), int(start)), float(more[0]) if more else 0.0, more[1:] != ["0"])
 
 
 def _lives(name: table.Name) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
@@ -35,12 +35,26 @@ class MortalGuard(Guard, Protocol):
         ...
 
 
-class KeptGuard(Guard):
-    """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests."""
+def watchdog_was_left(earlier: Iterable[tuple[bool, bool]], /) -> bool:
+    """Whether the host's watchdog may run on beside guests that no guard knows, for all that is known of the guards
+    before: of each whether it lives, and whether it was given the watchdog. What lives and has it was told of them all.
+    """
+    guards = list(earlier)
+    return bool(guards) and not any(lives and watches for lives, watches in guards)
 
-    def __init__(self, guard: MortalGuard, /, *, start: Callable[[], Awaitable[MortalGuard]]) -> None:
+
+class KeptGuard(Guard):
+    """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests.
+
+    One that `waits` has no watchdog, though there is one, until it knows all guests that an earlier program has left.
+    """
+
+    def __init__(
+        self, guard: MortalGuard, /, *, start: Callable[[], Awaitable[MortalGuard]], waits: bool = False
+    ) -> None:
         self._guard = guard
         self._start = start
+        self._waits = waits
         self._proven: dict[str, float] = {}
         self._armed: dict[GuestName, tuple[Guest, str, Charge]] = {}
         self._in_doubt: frozenset[GuestName] = frozenset()
@@ -58,12 +72,22 @@ class KeptGuard(Guard):
         of all guests but those that are gone or seen to stand. Else it runs on as the dead guard left it, and resets
         the host.
         """
+        if self._waits:
+            return False
         late = [
             guest
             for guest, session, _ in self._armed.values()
             if now > self._proven.get(session, float("-inf")) + feed_until_seconds
         ]
         return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that
+
+    async def knows_all(self) -> None:
+        """Every guest that an earlier program has left is armed here, or gone: from now on a guard may watch. One that
+        was kept from it gives way to one that does. Raises `GuardLost` where that cannot be had, and the one stays.
+        """
+        if self._waits:
+            self._waits, guard = False, self._guard
+            await self._replace(guard, by=await self._start())
 
     @property
     def frozen(self) -> frozenset[GuestName]:
@@ -108,19 +132,21 @@ class KeptGuard(Guard):
             await self._replace(guard)
             await tell(self._guard)
 
-    async def _replace(self, dead: MortalGuard) -> None:
+    async def _replace(self, dead: MortalGuard, *, by: MortalGuard | None = None) -> None:
         async with self._replacing:
             if self._guard is not dead:
+                if by is not None:
+                    by.kill()
                 return
             dead.kill()
-            successor = await self._start()
+            successor = by or await self._start()
             try:
                 await self._brief(successor, frozen=dead.frozen)
             except BaseException:
                 successor.kill()
                 raise
             self._guard = successor
-        note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
+        note("guard_replaced", level=logging.ERROR if by is None else logging.INFO, armed=len(self._armed))
 
     async def _brief(self, successor: MortalGuard, *, frozen: frozenset[GuestName]) -> None:
         """Tell it all. What changes meanwhile is asked of the dead one, in vain, and then of its successor."""

@@ -79,6 +79,11 @@ class RuledGuard:
         return not self.ended.is_set()
 
     @property
+    def watches(self) -> bool:
+        """Whether it was given the host's watchdog."""
+        return self._watchdog is not None
+
+    @property
     def paused(self) -> bool:
         """Whether it is stopped, as by SIGSTOP."""
         return not self._awake.is_set()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from etcdlock.agent.host import HostAgent
-from etcdlock.agent.kept_guard import KeptGuard
+from etcdlock.agent.kept_guard import KeptGuard, watchdog_was_left
 from etcdlock.agent.solo import Ending, Solo, Task
 from etcdlock.errors import EtcdlockError
 from etcdlock.escalation import Action
@@ -56,6 +56,7 @@ class Machine(Hypervisor):
         self.well = Wellness()
         self._parts: list[asyncio.Future[Any]] = []
         self._mine: list[RuledGuard] = []
+        self._kept: KeptGuard | None = None
 
     @property
     def timing(self) -> Timing:
@@ -80,7 +81,8 @@ class Machine(Hypervisor):
             until = self.timing.feed_until_seconds
             return self._new_line(watching=kept.may_watch(now=self.host.clock.now(), feed_until_seconds=until))
 
-        kept = KeptGuard(self._new_line(), start=start)
+        waits = watchdog_was_left((guard.lives, guard.watches) for guard in self.guards)
+        kept = self._kept = KeptGuard(self._new_line(watching=not waits), start=start, waits=waits)
         self._parts.append(asyncio.ensure_future(kept.keep()))
         return kept
 
@@ -88,12 +90,15 @@ class Machine(Hypervisor):
         earlier = [guard for guard in self.guards if guard.lives]
         running = super().start_agent()
         assert self.agent is not None
-        self._parts.append(asyncio.ensure_future(self._take_over_from(earlier, self.agent, self.stall)))
+        assert self._kept is not None
+        self._parts.append(asyncio.ensure_future(self._take_over_from(earlier, self.agent, self._kept, self.stall)))
         mine, parts = self._mine, self._parts
         running.add_done_callback(lambda task: self._program_ended(mine, parts, task))
         return running
 
-    async def _take_over_from(self, earlier: list[RuledGuard], agent: HostAgent, stall: Stall) -> None:
+    async def _take_over_from(
+        self, earlier: list[RuledGuard], agent: HostAgent, kept: KeptGuard, stall: Stall
+    ) -> None:
         """As `etcdlock agent` does once every inherited guest is armed."""
         await agent.all_inherited.wait()
         await stall.over()
@@ -110,6 +115,7 @@ class Machine(Hypervisor):
             except TimeoutError:
                 guard.kill()
             await stall.over()
+        await kept.knows_all()
         await agent.ledger.custody.earlier_guards_ended()
         self.well.guard_until = now() + SETTLE_SECONDS
 

@@ -66,6 +66,10 @@ MUTANTS = (
     Mutant("watchdog_fed_whoever_is_silent", STOPPED, (
         Edit("guard.rules", "if armed.stage is not Stage.FROZEN}\n", "if armed.stage is Stage.RUNNING}\n"),
     ), ("watchdog",)),
+    Mutant("watchdog_opened_beside_guests_that_nobody_knows", STOPPED, (
+        Edit("agent.kept_guard", "    return bool(guards) and not any(lives and watches for lives, watches in guards)\n",
+             "    return False\n"),
+    ), ("watchdog",)),
     Mutant("watchdog_fed_by_each_successor", STOPPED, (
         Edit("agent.kept_guard", "        return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that\n",
              "        return bool(late) or True\n"),

@@ -84,6 +84,50 @@ def test_a_host_is_reset_in_time_when_program_and_guard_are_both_dead() -> None:
     assert run_virtual(program) < 6.0
 
 
+@pytest.mark.parametrize("agents", [1, 8])
+def test_a_host_is_reset_in_time_though_agents_are_started_that_cannot_learn_of_the_guest_that_is_left(
+    agents: int,
+) -> None:
+    async def program() -> float:
+        d = drama_of()
+        a = await d.machine("a", rate=1.0, watchdog_seconds=5.0, action=Action.KILL)
+        vm = await a.start(domain(1), X)
+        a.host.store.cut()
+        began = asyncio.get_running_loop().time()
+        a.kill_program()
+        a.kill_guard()
+        for _ in range(agents):
+            await asyncio.sleep(2.0)
+            d.bring_up(a)
+        await asyncio.sleep(60.0)
+        await d.cluster.end()
+        assert a.is_off
+        assert vm.guest.gone_at is not None
+        return vm.guest.gone_at - began
+
+    assert run_virtual(program) < 6.0
+
+
+def test_an_agent_that_finds_all_guests_has_the_watchdog_that_was_left_before_it_bites() -> None:
+    async def program() -> tuple[bool, bool, bool]:
+        d = drama_of()
+        a = await d.machine("a", rate=1.0, watchdog_seconds=5.0)
+        vm = await a.start(domain(1), X)
+        a.kill_program()
+        a.kill_guard()
+        await asyncio.sleep(2.0)
+        d.bring_up(a)
+        await asyncio.sleep(60.0)
+        was_off, lived = a.is_off, vm.guest.gone_at is None
+        a.kill_program()  # fed by the one that has it now, for as long as the guest's session may count
+        a.kill_guard()
+        await asyncio.sleep(60.0)
+        await d.cluster.end()
+        return was_off, lived, a.is_off
+
+    assert run_virtual(program) == (False, True, True)
+
+
 @pytest.mark.parametrize("deaths", [1, 6])
 def test_a_host_whose_guest_does_not_die_is_reset_though_guards_die_as_well_one_after_the_other(deaths: int) -> None:
     async def program() -> float:

@@ -232,6 +232,14 @@ async def watchdog(d: Drama) -> None:
             await d.wait(1.0, 0.8 * seconds)
         await asyncio.sleep(OUTAGE_SECONDS)
         return
+    if d.maybe(0.2):  # whoever comes next knows nothing of the guest that is left, and cannot ask
+        a.kill_program()
+        a.kill_guard()
+        for _ in range(4):
+            await d.wait(0.3, 0.8 * seconds)
+            d.bring_up(a)
+        await asyncio.sleep(OUTAGE_SECONDS)
+        return
     if d.maybe(0.5):
         a.kill_program()
     if d.maybe(0.7):  # as late as feeding may be allowed, it is held up for almost as long as the host has left

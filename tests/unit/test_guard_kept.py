@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from etcdlock.agent.kept_guard import KeptGuard
+from etcdlock.agent.kept_guard import KeptGuard, watchdog_was_left
 from etcdlock.errors import GuardLost
 from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.ports import Clock, Guest
@@ -59,12 +59,12 @@ class Recorded(FakeGuard):
 class Scene:
     """A kept guard and all the guards there ever were."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool) -> None:
         self.clock = FakeClock()
         self.guards: list[Recorded] = []
         self.prepare: Callable[[Recorded], None] = lambda _: None
         self.guests = FakeGuests()
-        self.kept = KeptGuard(self._new(), start=self.start)
+        self.kept = KeptGuard(self._new(), start=self.start, waits=waits)
         self.keeping: asyncio.Future[Any] = asyncio.ensure_future(self.kept.keep())
 
     def _new(self) -> Recorded:
@@ -96,8 +96,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    on = Scene()
+async def scene(*, waits: bool = False) -> AsyncIterator[Scene]:
+    on = Scene(waits=waits)
     try:
         yield on
     finally:
@@ -108,9 +108,9 @@ async def scene() -> AsyncIterator[Scene]:
             guard.kill()
 
 
-def scenario(program: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+def scenario(program: Callable[[Scene], Coroutine[Any, Any, None]], *, waits: bool = False) -> None:
     async def on_a_scene() -> None:
-        async with scene() as on:
+        async with scene(waits=waits) as on:
             await program(on)
 
     run_virtual(on_a_scene)
@@ -242,6 +242,56 @@ def test_a_successor_that_fails_while_it_is_told_is_not_left_behind_half_knowing
         assert on.successor.was_killed
 
     scenario(program)
+
+
+def test_a_guard_that_waited_for_the_watchdog_gives_way_to_one_that_has_it_when_all_guests_are_known() -> None:
+    async def program(on: Scene) -> None:
+        await on.kept.prove("a", at=0.0)
+        guest = await on.guest("a")
+        assert not on.kept.may_watch(now=on.clock.now(), feed_until_seconds=STOP_AFTER)
+        on.prepare = lambda _: alive.append(not on.first.was_killed)
+        await on.kept.knows_all()
+        assert on.kept.may_watch(now=on.clock.now(), feed_until_seconds=STOP_AFTER)
+        await on.kept.knows_all()
+        await on.settled()
+        assert alive == [True]
+        assert on.first.was_killed
+        assert on.successor.armed == {guest.pid}
+
+    alive: list[bool] = []
+    scenario(program, waits=True)
+
+
+def test_one_that_dies_meanwhile_is_replaced_once() -> None:
+    async def program(on: Scene) -> None:
+        await on.kept.prove("a", at=0.0)
+        guest = await on.guest("a")
+        knows = asyncio.ensure_future(on.kept.knows_all())
+        await on.clock.sleep(0.5)
+        on.first.kill()
+        await knows
+        await on.settled()
+        ours = [guard for guard in on.guards if not guard.was_killed]
+        assert [guard.armed for guard in ours] == [{guest.pid}]
+
+    scenario(program, waits=True)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "was_left"),
+    [
+        ([], False),
+        ([(True, True)], False),
+        ([(False, True), (True, True)], False),
+        ([(False, True)], True),
+        ([(False, True), (True, False)], True),
+        ([(False, False)], True),
+    ],
+)
+def test_a_watchdog_was_left_where_there_was_one_and_no_guard_that_has_it_lives(
+    earlier: list[tuple[bool, bool]], was_left: bool
+) -> None:
+    assert watchdog_was_left(earlier) == was_left
 
 
 def test_a_guard_that_is_gone_at_the_end_is_no_failure() -> None:

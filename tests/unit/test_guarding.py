@@ -8,7 +8,8 @@ from etcdlock.adapters.guardlink import WatchdogReport
 from etcdlock.config import Settings
 from etcdlock.errors import InvalidSetting, UnsafeTiming
 from etcdlock.guard.watchdog import ABSENT, BUSY, OPEN
-from etcdlock.guarding import agreed_timing, limits_of
+from etcdlock.guarding import limits_of
+from etcdlock.watching import agreed_timing
 
 OPENED, TAKEN = WatchdogReport(OPEN, 6.0), WatchdogReport(BUSY, 0.0, "/dev/watchdog: in use")
 MISSING = WatchdogReport(ABSENT, 0.0, "/dev/watchdog: no such file")
