@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import etcdlock
-from etcdlock.errors import UnsafeEtcd
+from etcdlock.errors import InvalidSetting, UnsafeEtcd
 from etcdlock.journal import note
 from etcdlock.model import SessionKind
 
 if TYPE_CHECKING:
+    from etcdlock.adapters.credentials import CredentialFile
     from etcdlock.adapters.etcd import EtcdStore
     from etcdlock.adapters.etcd_options import EtcdOptions
     from etcdlock.adapters.flight_record import Places
@@ -38,6 +39,20 @@ def etcd_options(settings: Settings, /) -> EtcdOptions:
         password=settings.password(),
         max_txn_ops=settings.max_txn_ops,
     )
+
+
+def credential_files(settings: Settings, /) -> tuple[CredentialFile, ...]:
+    """The certificates and secrets that the settings name, as they lie there."""
+    from etcdlock.adapters.credentials import CERTIFICATES, SECRETS, CredentialFile, look_at
+
+    found = []
+    for name in (*CERTIFICATES, *SECRETS):
+        given = str(getattr(settings, name))
+        try:
+            found += [look_at(name, settings.credential(name))] if given else []
+        except InvalidSetting as error:
+            found.append(CredentialFile(name, given, unread=str(error)))
+    return tuple(found)
 
 
 @contextlib.asynccontextmanager

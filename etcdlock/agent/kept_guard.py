@@ -146,7 +146,10 @@ class KeptGuard(Guard):
                 successor.kill()
                 raise
             self._guard = successor
-        note("guard_replaced", level=logging.ERROR if by is None else logging.INFO, armed=len(self._armed))
+        if by is None:
+            note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
+        else:
+            note("guard_has_watchdog", armed=len(self._armed))
 
     async def _brief(self, successor: MortalGuard, *, frozen: frozenset[GuestName]) -> None:
         """Tell it all. What changes meanwhile is asked of the dead one, in vain, and then of its successor."""

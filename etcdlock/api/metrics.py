@@ -14,6 +14,8 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -36,6 +38,7 @@ NOW = {
     "agent_info": "always 1: the host's id and the agent's version",
     "etcd_endpoint_info": "always 1: the member of etcd that is asked",
     "shadow": "1 in shadow mode: nothing is refused or stopped here, only noted",
+    "certificate_not_after_seconds": "until when a certificate in use is valid, in seconds since 1970",
     "ready": "1 while requests for locks are answered",
     "seconds_to_stop": "until guests are stopped if no further heartbeat commits",
     "session_phase": "1 for the phase that the session is in",
@@ -120,11 +123,21 @@ def names() -> frozenset[str]:
 
 
 class Metrics:
-    """The page. `endpoint` says which of etcd's is in use."""
+    """The page. `endpoint` says which of etcd's is in use, `certificates` until when those are valid that a setting
+    names.
+    """
 
-    def __init__(self, agent: HostAgent, context: Context, /, *, endpoint: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        endpoint: Callable[[], str],
+        certificates: Mapping[str, datetime] = MappingProxyType({}),
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
-        self._registry.register(Now(agent, context, endpoint=endpoint))
+        self._registry.register(Now(agent, context, endpoint=endpoint, certificates=certificates))
         self._counters = {counted.event: (counted, self._counter(counted)) for counted in COUNTED}
         self._histograms = {timed.event: self._histogram(timed) for timed in TIMED}
 
@@ -152,10 +165,19 @@ class Metrics:
 class Now(Collector):
     """What is, at the moment of asking. Before the first session there is no deadline, and no sample of it."""
 
-    def __init__(self, agent: HostAgent, context: Context, /, *, endpoint: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        endpoint: Callable[[], str],
+        certificates: Mapping[str, datetime],
+    ) -> None:
         self._agent = agent
         self._context = context
         self._endpoint = endpoint
+        self._certificates = certificates
 
     def describe(self) -> Iterator[Metric]:
         """As `collect`, but nothing need be running yet."""
@@ -172,6 +194,8 @@ class Now(Collector):
         yield _gauge("agent_info", [({"host": context.host, "version": context.version}, 1)])
         yield _gauge("etcd_endpoint_info", [({"endpoint": self._endpoint()}, 1)])
         yield _gauge("shadow", [({}, context.is_shadow)])
+        ends = self._certificates.items()
+        yield _gauge("certificate_not_after_seconds", [({"setting": name}, end.timestamp()) for name, end in ends])
         yield _gauge("ready", [({}, agent.ready.is_set())])
         yield _gauge("seconds_to_stop", [({}, self._seconds_to_stop())] if joined else ())
         yield _gauge("session_phase", [({"phase": name}, name == phase) for name in PHASES])

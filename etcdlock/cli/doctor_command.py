@@ -3,7 +3,8 @@
 Every endpoint is asked for itself: whether it can be used, how fast it answers, which version it runs and what is known
 of that, who leads, how large its database is, which alarms it raises. The timing contract here is compared with the
 cluster's, and every key of the cluster is read. Guests that libvirt runs on this host are compared with the locks in
-etcd: one that was started while no agent ran holds none. Nothing is changed.
+etcd: one that was started while no agent ran holds none. Certificates that end soon are told, and secrets that every
+user may read. Nothing is changed.
 
 Exits with 0 if there is no fault (notes are none), 107 if there is one, 101 if no endpoint can be used, 106 if etcd
 denies access.
@@ -12,6 +13,7 @@ denies access.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from etcdlock.cli.common import Common, run_async
@@ -30,9 +32,11 @@ USAGE = "[OPTIONS]"
 
 def command(common: Common) -> int:
     """Look, judge, show."""
+    from etcdlock.cli.credential_diagnosis import diagnose_credentials
     from etcdlock.cli.diagnosis import Finding, Severity, diagnose
     from etcdlock.cli.host_diagnosis import diagnose_host
     from etcdlock.cli.host_facts import see_host
+    from etcdlock.wiring import credential_files
 
     settings = common.settings()
     mine = settings.contract
@@ -42,6 +46,7 @@ def command(common: Common) -> int:
         facts, mine=mine, contract_key=settings.keyspace.contract, allow_unsafe_etcd=settings.allow_unsafe_etcd
     )
     findings += diagnose_host(host, facts.survey, gone=_gone(host, facts.survey))
+    findings += diagnose_credentials(credential_files(settings), now=datetime.now(UTC))
     if failure is not None:
         findings += (Finding(Severity.FAULT, f"the cluster's keys cannot be read: {failure}"),)
     common.show(_document(settings, facts, host, findings), otherwise=lambda: _print(facts, findings))

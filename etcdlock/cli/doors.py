@@ -23,7 +23,7 @@ from etcdlock.errors import InvalidSetting
 from etcdlock.journal import note
 from etcdlock.libvirt.server import Door
 from etcdlock.libvirt.sockets import listen
-from etcdlock.wiring import chains, naming, record_places
+from etcdlock.wiring import chains, credential_files, naming, record_places
 
 if TYPE_CHECKING:
     from etcdlock.adapters.etcd import EtcdStore
@@ -55,7 +55,8 @@ class Doors:
         shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
-        self._metrics = metrics.Metrics(agent, context, endpoint=lambda: store.endpoint)
+        ends = {file.setting: file.not_after for file in credential_files(settings) if file.not_after is not None}
+        self._metrics = metrics.Metrics(agent, context, endpoint=lambda: store.endpoint, certificates=ends)
         self._counting = contextlib.ExitStack()
         self._feed = events.Feed()
         wait_seconds = settings.acquire_seconds + DOOR_BEHIND_SECONDS
