@@ -46,9 +46,11 @@ def limits_of(timing: Timing, /) -> Limits:
     )
 
 
-def equipment_of(settings: Settings, /, *, watchdog: str = "", parent: int = 0, record: str = "") -> Equipment:
+def equipment_of(
+    settings: Settings, /, *, watchdog: str = "", waits: bool = False, parent: int = 0, record: str = ""
+) -> Equipment:
     """What the guard is given at its start."""
     from etcdlock.guard.wire import Equipment
 
     command = (settings.on_session_lost_command,) if settings.on_session_lost_command else ()
-    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command, parent, record)
+    return Equipment(watchdog, settings.contract.timing.suitable_watchdog_seconds, command, parent, record, waits)

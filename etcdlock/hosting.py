@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etcdlock.watching import start_agents_guard
+from etcdlock.watching import let_watch, start_agents_guard
 from etcdlock.wiring import check_versions, make_context, namer, open_store
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class Host:
     """All of it. Nothing runs before `keep`."""
 
+    settings: Settings
     agent: HostAgent
     context: Context
     processes: HostProcesses
@@ -46,7 +47,7 @@ class Host:
         await self.agent.all_inherited.wait()
         ours = frozenset((resident.guest.pid, resident.guest.pid_start) for resident in self.agent.residents)
         await self.guards.end_earlier(ours=ours)
-        await self.guard.knows_all()
+        await let_watch(self.settings, self.guard)
         await self.agent.ledger.custody.earlier_guards_ended()
 
     async def keep(
@@ -129,4 +130,4 @@ async def open_host(
             keeper=keeper_of(context) if keeper_of is not None else None,
             namer=names,
         )
-        yield Host(agent, context, processes, store, guard, guards, names)
+        yield Host(settings, agent, context, processes, store, guard, guards, names)

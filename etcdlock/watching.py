@@ -35,6 +35,13 @@ async def start_agents_guard(
     return await _Guards(settings, guards, new_ring=new_ring).first()
 
 
+async def let_watch(settings: Settings, guard: KeptGuard, /) -> None:
+    """Once it knows all guests of this host. Raises `GuardLost` where a watchdog is required and cannot be had."""
+    reason = await guard.knows_all()
+    if reason:
+        _without(settings, f"the watchdog is gone: {reason}", lost=True)
+
+
 class _Guards:
     """Of one agent, one after the other."""
 
@@ -44,7 +51,7 @@ class _Guards:
         self._settings = settings
         self._guards = guards
         self._new_ring = new_ring
-        self._waits = settings.watchdog != "off" and watchdog_was_left(guards.earlier_watches)
+        self._was_left = settings.watchdog != "off" and watchdog_was_left(guards.earlier_watches)
         self._agreed: Timing | None = None
         self._kept: KeptGuard | None = None
 
@@ -52,13 +59,13 @@ class _Guards:
         """Started, with the timing that was agreed on."""
         from etcdlock.agent.kept_guard import KeptGuard
 
-        if self._waits:
+        if self._was_left:
             note("watchdog_waits", level=logging.WARNING, reason="an earlier guard was killed; guests may be left")
         first, timing = await self._begin()
         if first.watchdog.is_busy and not timing.watchdog_seconds:
             await first.close()  # it would go on asking for what another program has
             first, timing = await self._begin()
-        self._kept = KeptGuard(first, start=self._start, waits=self._waits)
+        self._kept = KeptGuard(first, start=self._start, waits=self._was_left)
         return self._kept, timing
 
     async def _start(self) -> GuardLink:
@@ -68,25 +75,26 @@ class _Guards:
         from etcdlock.adapters.guardlink import GuardLink
 
         settings = self._settings
+        waits = self._was_left if self._kept is None else self._kept.waits
         device = settings.watchdog_device if self._wants_watchdog() else ""
-        equipment = equipment_of(settings, watchdog=device, record=self._new_ring())
+        equipment = equipment_of(settings, watchdog=device, waits=waits, record=self._new_ring())
         link = await GuardLink.start(limits=self._limits, equipment=equipment, unit=settings.guard_path)
         note("guard_started", pid=link.pid, in_its_own_unit=not link.is_child)
         timing = self._timing(link.watchdog)
-        self._guards.add(link.pid, watchdog_seconds=timing.watchdog_seconds, watches=bool(device))
+        self._guards.add(link.pid, watchdog_seconds=timing.watchdog_seconds, watches=bool(device) and not waits)
         return link, timing
 
     def _wants_watchdog(self) -> bool:
         from etcdlock.adapters.clock import BootClock
 
         if self._agreed is None:
-            return self._settings.watchdog != "off" and not self._waits
+            return self._settings.watchdog != "off"
         if not self._agreed.watchdog_seconds:
             return False
         until = self._agreed.feed_until_seconds
         if self._kept is None or self._kept.may_watch(now=BootClock().now(), feed_until_seconds=until):
             return True
-        note("watchdog_not_opened", level=logging.CRITICAL, reason="a guest lives that must not, or may")
+        note("watchdog_not_opened", level=logging.CRITICAL, reason="a guest lives that must not")
         return False
 
     def _limits(self, report: WatchdogReport) -> Limits:
@@ -100,7 +108,7 @@ class _Guards:
             earlier_seconds = self._guards.earlier_watchdog_seconds
             self._agreed = (
                 self._settings.contract.timing.watched(earlier_seconds)
-                if self._waits
+                if self._was_left
                 else agreed_timing(self._settings, report, earlier_seconds=earlier_seconds)
             )
         return self._agreed

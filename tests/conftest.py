@@ -40,11 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Mark this process before it starts any other; and let no setting of the caller reach the tests."""
+    """Mark this process before it starts any other; and let nothing of the caller's reach the tests."""
     name, _, value = MARK.partition("=")
     os.environ[name] = value
     for variable in [name for name in os.environ if name.startswith("ETCDLOCK_")]:
         del os.environ[variable]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,7 @@ YIELD_WITHIN_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A guard, and the timeout of its host's watchdog; 0 where the host has none. Where it has one, `watches` says
-    whether this guard was given it.
+    whether this guard could open it from its start.
     """
 
     name: table.Name
@@ -57,7 +57,7 @@ class GuardRecord:
 
     @property
     def earlier_watches(self) -> tuple[tuple[bool, bool], ...]:
-        """Of each earlier guard of a host with a watchdog: whether it lives, and whether it was given that."""
+        """Of each earlier guard of a host with a watchdog: whether it lives, and could open it from its start."""
         return tuple((_lives(kept.name), kept.watches) for kept in self._earlier if kept.watchdog_seconds)
 
     def add(self, pid: int, /, *, watchdog_seconds: float = 0.0, watches: bool = True) -> None:

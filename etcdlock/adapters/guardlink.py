@@ -177,6 +177,11 @@ class GuardLink:
         """At once: a proof waits for no guest's turn."""
         await self._ask(wire.PROVE, at, session)
 
+    async def watch(self) -> str:
+        """Have it open the watchdog, if that has waited. Why it cannot be had, or nothing."""
+        await self._ask(wire.WATCH)
+        return self.watchdog.reason if self.watchdog.is_absent else ""
+
     async def disarm(self, guest: Guest, /) -> None:
         async with self._turns:
             await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
@@ -253,6 +258,8 @@ class GuardLink:
             case [wire.WATCHING, seconds]:
                 self.watchdog = WatchdogReport(OPEN, float(seconds))
                 note("watchdog_taken_over", level=logging.WARNING, timeout_seconds=seconds)
+            case [wire.ABSENT, _, _, reason]:
+                self.watchdog = WatchdogReport(ABSENT, 0.0, reason)
             case [wire.DONE, serial]:
                 self._settle(serial, refusal=None)
             case [wire.REFUSED, serial, *reason]:

@@ -34,10 +34,15 @@ class MortalGuard(Guard, Protocol):
         """Take in a guest that stands and must not run before it is armed anew."""
         ...
 
+    async def watch(self) -> str:
+        """Open the watchdog, if that has waited. Why it cannot be had, or nothing."""
+        ...
+
 
 def watchdog_was_left(earlier: Iterable[tuple[bool, bool]], /) -> bool:
     """Whether the host's watchdog may run on beside guests that no guard knows, for all that is known of the guards
-    before: of each whether it lives, and whether it was given the watchdog. What lives and has it was told of them all.
+    before: of each whether it lives, and whether it had the watchdog from its start. One that lives and has it knows
+    them all.
     """
     guards = list(earlier)
     return bool(guards) and not any(lives and watches for lives, watches in guards)
@@ -46,7 +51,7 @@ def watchdog_was_left(earlier: Iterable[tuple[bool, bool]], /) -> bool:
 class KeptGuard(Guard):
     """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests.
 
-    One that `waits` has no watchdog, though there is one, until it knows all guests that an earlier program has left.
+    Guards that were started while it `waits` do not open the host's watchdog before it `knows_all`.
     """
 
     def __init__(
@@ -54,7 +59,8 @@ class KeptGuard(Guard):
     ) -> None:
         self._guard = guard
         self._start = start
-        self._waits = waits
+        self.waits = waits
+        """Guests that an earlier program has left may live unknown."""
         self._proven: dict[str, float] = {}
         self._armed: dict[GuestName, tuple[Guest, str, Charge]] = {}
         self._in_doubt: frozenset[GuestName] = frozenset()
@@ -72,8 +78,6 @@ class KeptGuard(Guard):
         of all guests but those that are gone or seen to stand. Else it runs on as the dead guard left it, and resets
         the host.
         """
-        if self._waits:
-            return False
         late = [
             guest
             for guest, session, _ in self._armed.values()
@@ -81,13 +85,20 @@ class KeptGuard(Guard):
         ]
         return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that
 
-    async def knows_all(self) -> None:
-        """Every guest that an earlier program has left is armed here, or gone: from now on a guard may watch. One that
-        was kept from it gives way to one that does. Raises `GuardLost` where that cannot be had, and the one stays.
+    async def knows_all(self) -> str:
+        """Every guest that an earlier program has left is armed here, or gone: a guard that waited may open the
+        watchdog. Why that cannot be had; empty if it can, or nobody has waited.
         """
-        if self._waits:
-            self._waits, guard = False, self._guard
-            await self._replace(guard, by=await self._start())
+        if not self.waits:
+            return ""
+        self.waits = False
+        reasons: list[str] = []
+
+        async def watch(guard: MortalGuard) -> None:
+            reasons.append(await guard.watch())
+
+        await self._do(watch)
+        return reasons[-1]
 
     @property
     def frozen(self) -> frozenset[GuestName]:
@@ -124,7 +135,7 @@ class KeptGuard(Guard):
         except GuardLost as error:
             note("guard_gone_at_the_end", level=logging.WARNING, error=error)
 
-    async def _do(self, tell: Callable[[Guard], Awaitable[None]]) -> None:
+    async def _do(self, tell: Callable[[MortalGuard], Awaitable[None]]) -> None:
         guard = self._guard
         try:
             await tell(guard)
@@ -132,24 +143,19 @@ class KeptGuard(Guard):
             await self._replace(guard)
             await tell(self._guard)
 
-    async def _replace(self, dead: MortalGuard, *, by: MortalGuard | None = None) -> None:
+    async def _replace(self, dead: MortalGuard) -> None:
         async with self._replacing:
             if self._guard is not dead:
-                if by is not None:
-                    by.kill()
                 return
             dead.kill()
-            successor = by or await self._start()
+            successor = await self._start()
             try:
                 await self._brief(successor, frozen=dead.frozen)
             except BaseException:
                 successor.kill()
                 raise
             self._guard = successor
-        if by is None:
-            note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
-        else:
-            note("guard_has_watchdog", armed=len(self._armed))
+        note("guard_replaced", level=logging.ERROR, armed=len(self._armed))
 
     async def _brief(self, successor: MortalGuard, *, frozen: frozenset[GuestName]) -> None:
         """Tell it all. What changes meanwhile is asked of the dead one, in vain, and then of its successor."""

@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> None:
     equipment = wire.unpack_equipment(*wire.unpack(packet)[2:])
     guard = Guard(
         link,
-        watchdog=Watchdog(equipment.watchdog, wanted_seconds=equipment.watchdog_seconds),
+        watchdog=Watchdog(equipment.watchdog, wanted_seconds=equipment.watchdog_seconds, waits=equipment.waits),
         commands=Commands(equipment.command),
         cgroups=Cgroups(never=must_live(link), mounts=mounted_cgroups()),
         recorder=Recorder(equipment.record),

@@ -28,7 +28,7 @@ from etcdlock.guard.recorder import Recorder
 from etcdlock.guard.search import Search
 from etcdlock.guard.stillness import Stillness
 from etcdlock.guard.table import Name
-from etcdlock.guard.watchdog import Watchdog
+from etcdlock.guard.watchdog import ABSENT, Watchdog
 
 # The timeouts of poll stand still during a suspend: after one, a deadline is seen late by at most this.
 _LONGEST_WAIT_SECONDS = 0.25
@@ -129,6 +129,14 @@ class Guard:
             every_seconds=self._state.limits.feed_every_seconds,
             may_feed=lambda seconds: rules.may_feed(self._state, watchdog_seconds=seconds, now=instant.read()),
         )
+
+    def _open_watchdog(self) -> None:
+        """Now, so that what becomes of it is told before the answer."""
+        self._watchdog.wait_no_longer()
+        if self._watchdog.open():
+            self._tell(wire.WATCHING, self._watchdog.seconds)
+        elif self._watchdog.standing == ABSENT:
+            self._tell(wire.ABSENT, 0, "-", self._watchdog.reason)
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
@@ -347,6 +355,8 @@ class Guard:
                 refusal = self._let_go_on(wire.unpack_name(rest[0]))
             case wire.PROVE:
                 self._state = rules.prove(self._state, rest[1], at_seconds=float(rest[0]), now=instant.read())
+            case wire.WATCH:
+                self._open_watchdog()
             case wire.DISARM:
                 self._forget(wire.unpack_name(rest[0]))
             case wire.CLOSE:

@@ -5,6 +5,8 @@ where no guest is armed; however else this process ends, the device runs on, and
 opens it in time. A device that another has open is asked for again and again: that is how a guard takes it over from
 the one before, which feeds it by the same rule until it ends; between the two it runs on, so the host is never without.
 
+One that `waits` is not touched until it is told to wait no longer: what it would keep from a reset is not known yet.
+
 Refused: a device that stops when its process dies. Not covered: one whose driver was told never to be closed
 (`nowayout`): the magic character does not stop it.
 """
@@ -20,7 +22,7 @@ from collections.abc import Callable
 _GET_SUPPORT, _SET_TIMEOUT, _GET_TIMEOUT = 0x80285700, 0xC0045706, 0x80045707
 _MAGIC_CLOSE = 0x0100
 _INFO_BYTES = 40
-OFF, ABSENT, BUSY, OPEN = "off", "absent", "busy", "open"
+OFF, WAITS, ABSENT, BUSY, OPEN = "off", "waits", "absent", "busy", "open"
 
 
 class Device:
@@ -61,16 +63,23 @@ class Device:
 class Watchdog:
     """The device as the guard has it: not at all, not yet, or open."""
 
-    def __init__(self, path: str, /, *, wanted_seconds: int, opening: Callable[[str], Device] = Device) -> None:
+    def __init__(
+        self, path: str, /, *, wanted_seconds: int, waits: bool = False, opening: Callable[[str], Device] = Device
+    ) -> None:
         self._path = path
         self._wanted_seconds = wanted_seconds
         self._opening = opening
         self._device: Device | None = None
         self._feed_at = 0.0
-        self.standing = BUSY if path else OFF
+        self.standing = OFF if not path else WAITS if waits else BUSY
         self.reason = ""
         self.seconds = 0.0
         """The timeout as read back from the device."""
+
+    def wait_no_longer(self) -> None:
+        """It may be opened."""
+        if self.standing == WAITS:
+            self.standing = BUSY
 
     def open(self) -> bool:
         """Try, if it is not open yet; whether it is since now."""

@@ -8,18 +8,20 @@ To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
     hold <serial> <pid>:<start> <session> <action> [<environment>]    the same for a guest that must not run
     go-on <serial> <pid>:<start>                                      armed anew, it may run on
     prove <serial> <instant> <session>                                instant: seconds of `etcdlock.guard.instant`
+    watch <serial>                                                    open the watchdog, if that has waited
     disarm <serial> <pid>:<start>
     close <serial>
 
 An environment is `<name>=<value>`, each ended by a null byte. The words of `equip` are the watchdog's device, which is
-asked for the timeout, the file for the guard's record, and the command for guests that are to be stopped by one,
-divided by null bytes and empty where there is none. Its parent is the pid of the program that starts this guard and
-guests as its own children, or 0.
+asked for the timeout, `waits` where that is not to be opened yet, the file for the guard's record, and the command for
+guests that are to be stopped by one, divided by null bytes and empty where there is none. Its parent is the pid of the
+program that starts this guard and guests as its own children, or 0.
 
 From the guard, unasked: `ready` once it keeps watch, with its own `<pid>:<start>`, its pidfd as ancillary data, and
 what became of the watchdog: its timeout, its standing and the reason; `watching <timeout>` where it has the watchdog
-later; `striking`, `stuck`, `freezing`, `frozen`, `commanded` and `gone`, each followed by `<pid>:<start>`. Both ends
-come from one installation, so there are no versions here.
+later, and `absent 0 - <reason>` where there turns out to be none; `striking`, `stuck`, `freezing`, `frozen`,
+`commanded` and `gone`, each followed by `<pid>:<start>`. Both ends come from one installation, so there are no versions
+here.
 """
 
 from __future__ import annotations
@@ -34,16 +36,17 @@ from etcdlock.guard.table import Name
 
 LONGEST_PACKET_BYTES = 64 * 1024
 READY, DONE, REFUSED = "ready", "done", "refused"
-EQUIP, LIMITS, PROVE, CLOSE = "equip", "limits", "prove", "close"
+EQUIP, LIMITS, PROVE, WATCH, CLOSE = "equip", "limits", "prove", "watch", "close"
 ARM, HOLD, GO_ON, DISARM = "arm", "hold", "go-on", "disarm"
-STRIKING, STUCK, GONE, WATCHING = "striking", "stuck", "gone", "watching"
+STRIKING, STUCK, GONE, WATCHING, ABSENT = "striking", "stuck", "gone", "watching", "absent"
 FREEZING, FROZEN, COMMANDED = "freezing", "frozen", "commanded"
 
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """What a guard is given at its start: a watchdog's device and the timeout to ask it for, the command for guests
-    that are to be stopped by one, and the file for its record; empty where there is none. `parent` as in `equip`.
+    that are to be stopped by one, and the file for its record; empty where there is none. `parent` as in `equip`. The
+    watchdog `waits` until the guard is told to watch.
     """
 
     watchdog: str = ""
@@ -51,6 +54,7 @@ class Equipment:
     command: tuple[str, ...] = ()
     parent: int = 0
     record: str = ""
+    waits: bool = False
 
 
 def pack(*fields: object) -> bytes:
@@ -71,15 +75,15 @@ def unpack_name(text: str) -> Name:
 
 def pack_equipment(equipment: Equipment) -> tuple[int, str]:
     """The third and fourth field of `equip`."""
-    words = "\0".join((equipment.watchdog, equipment.record, *equipment.command))
+    words = "\0".join((equipment.watchdog, "waits" * equipment.waits, equipment.record, *equipment.command))
     return equipment.watchdog_seconds, f"{equipment.parent} {words}"
 
 
 def unpack_equipment(seconds: str, rest: str) -> Equipment:
     """As `pack_equipment` has packed it."""
     parent, words = rest.split(" ", 1)
-    watchdog, record, *command = words.split("\0")
-    return Equipment(watchdog, int(seconds), tuple(command), int(parent), record)
+    watchdog, waits, record, *command = words.split("\0")
+    return Equipment(watchdog, int(seconds), tuple(command), int(parent), record, bool(waits))
 
 
 def pack_charge(session: str, charge: Charge) -> str:

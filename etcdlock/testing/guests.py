@@ -274,6 +274,11 @@ class FakeGuard(Guard):
         self._proven[session] = max(at, self._proven.get(session, at))
         self._changed.ring()
 
+    async def watch(self) -> str:
+        """There is no watchdog, and nobody has asked for one."""
+        self._check_alive()
+        return ""
+
     async def disarm(self, guest: Guest, /) -> None:
         self._check_alive()
         self._armed.pop(guest.pid, None)

@@ -50,6 +50,7 @@ class RuledGuard:
         answer_seconds: Callable[[], float] = prompt,
         steered: Clock | None = None,
         watchdog: FakeWatchdog | None = None,
+        waits: bool = False,
     ) -> None:
         self._clock = clock
         self._steered = steered or clock
@@ -67,7 +68,10 @@ class RuledGuard:
         self._is_alone = self._yields = False
         self._feed_at = 0.0
         self.ended = asyncio.Event()
-        if watchdog is not None:
+        self._waits = waits
+        self.watches = watchdog is not None and not waits
+        """Whether it had the host's watchdog from its start."""
+        if watchdog is not None and not waits:
             watchdog.open(self)
         self._tasks: set[asyncio.Task[Any]] = {asyncio.ensure_future(self._keep())}
 
@@ -77,11 +81,6 @@ class RuledGuard:
     def lives(self) -> bool:
         """Whether the process is there, paused or not."""
         return not self.ended.is_set()
-
-    @property
-    def watches(self) -> bool:
-        """Whether it was given the host's watchdog."""
-        return self._watchdog is not None
 
     @property
     def paused(self) -> bool:
@@ -172,6 +171,12 @@ class RuledGuard:
         """An order: its guests have time from then on."""
         self._state = rules.prove(self._state, session, at_seconds=at, now=self._read())
 
+    def watch(self) -> None:
+        """An order: the watchdog waits no longer."""
+        self._waits = False
+        if self._watchdog is not None:
+            self._watchdog.open(self)
+
     def disarm(self, name: Name) -> None:
         """An order: forget it."""
         self._state = rules.disarm(self._state, name)
@@ -216,7 +221,7 @@ class RuledGuard:
     async def _until_due(self) -> None:
         self._changed.clear()
         waits = [rules.wait_seconds(self._state, now=self._read())]
-        if self._watchdog is not None:
+        if self._watchdog is not None and not self._waits:
             waits.append(max(self._feed_at - self._clock.now(), 0.0))
         due = (min(wait, self._longest_wait_seconds) for wait in waits if wait is not None)
         seconds = min(due, default=LONGEST_WAIT_SECONDS)
@@ -248,7 +253,7 @@ class RuledGuard:
     def _feed(self) -> None:
         """By the same rule, and as often, as the real one; a pause may come between the answer and the feeding."""
         watchdog = self._watchdog
-        if watchdog is None or not watchdog.open(self) or self._clock.now() < self._feed_at:
+        if watchdog is None or self._waits or not watchdog.open(self) or self._clock.now() < self._feed_at:
             return
         every = min(self._state.limits.feed_every_seconds, watchdog.seconds / 4)
         self._feed_at = self._clock.now() + every
@@ -280,6 +285,11 @@ class GuardLine(Guard):
 
     async def prove(self, session: str, /, *, at: float) -> None:
         await self._ask(partial(self.guard.prove, session, at))
+
+    async def watch(self) -> str:
+        """Have it open the watchdog."""
+        await self._ask(self.guard.watch)
+        return ""
 
     async def disarm(self, guest: Guest, /) -> None:
         await self._ask(partial(self.guard.disarm, _name(guest)))

@@ -13,6 +13,7 @@ import pytest
 from etcdlock.api.behind import Domains
 from etcdlock.api.client import AgentClient
 from etcdlock.errors import OutcomeUnknown, Unreachable
+from etcdlock.escalation import Action
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
 from tests.api.serving import ApiHost, Serving
 from tests.promises.world import disk, domain
@@ -26,7 +27,10 @@ class Slow:
     def __init__(self) -> None:
         self.asked, self.go, self.done = threading.Event(), asyncio.Event(), threading.Event()
 
-    async def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+    async def acquire(
+        self, owner: Owner, resources: tuple[Resource, ...], /, *, on_session_lost: Action | None = None
+    ) -> StoredDomain:
+        assert on_session_lost is None
         self.asked.set()
         await self.go.wait()
         self.done.set()

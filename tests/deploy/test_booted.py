@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from etcdlock.adapters.certificates import Authority
 from tests.deploy.machine import Machine
 
 pytestmark = pytest.mark.timeout(600)
@@ -99,6 +101,18 @@ def test_the_guard_has_a_unit_of_its_own(booted: Machine, guest: str) -> None:
     del guest
     units = booted.run("systemctl", "list-units", "--plain", "--no-legend", "etcdlock-guard@*").stdout.split()
     assert "active" in units, units
+
+
+def test_what_a_program_may_not_read_itself_systemd_hands_to_it(booted: Machine) -> None:
+    authority = Authority.create("etcdlock blue", now=datetime.now(UTC), days=10)
+    booted.write("/root/ca.pem", authority.pem.decode())
+    booted.run("chmod", "600", "/root/ca.pem")
+    unit = ("-p", "DynamicUser=yes", "-p", "LoadCredential=etcd.ca:/root/ca.pem")
+    told = ("-E", "ETCDLOCK_CA_FILE=$CREDENTIALS_DIRECTORY/etcd.ca", "-E", "ETCDLOCK_ENDPOINTS=127.0.0.1:1")
+    command = ("systemd-run", "--wait", "--pipe", "--collect", "--quiet", *unit, *told, "etcdlock", "doctor", "--json")
+    done = booted.run(*command, check=False)
+    texts = [one["text"] for one in json.loads(done.stdout)["findings"]]
+    assert any(text.startswith("ca_file /run/credentials/") and "expires in 9 day(s)" in text for text in texts), texts
 
 
 def test_the_package_is_not_removed_under_guests_and_cleanly_afterwards(booted: Machine, guest: str) -> None:

@@ -17,7 +17,7 @@ from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.config import Settings
 from etcdlock.errors import GuardLost, InvalidSetting
 from etcdlock.timing import Timing
-from etcdlock.watching import start_agents_guard
+from etcdlock.watching import let_watch, start_agents_guard
 
 STOPPED = b"V"
 LEFT = 5.0
@@ -42,8 +42,11 @@ def dead_guard(folder: Path, *, watches: bool = True) -> None:
 
 
 async def started(folder: Path, device: Path, *, mode: str = "automatic") -> tuple[KeptGuard, Timing]:
-    settings = Settings(watchdog=mode, watchdog_device=str(device), run_folder=str(folder))  # type: ignore[arg-type]
-    return await start_agents_guard(settings, GuardRecord(str(folder)))
+    return await start_agents_guard(settings_of(folder, device, mode=mode), GuardRecord(str(folder)))
+
+
+def settings_of(folder: Path, device: Path, *, mode: str = "automatic") -> Settings:
+    return Settings(watchdog=mode, watchdog_device=str(device), run_folder=str(folder))  # type: ignore[arg-type]
 
 
 def test_it_is_not_opened_before_all_guests_are_known_and_the_host_goes_by_its_time_until_then(
@@ -52,7 +55,7 @@ def test_it_is_not_opened_before_all_guests_are_known_and_the_host_goes_by_its_t
     async def program() -> tuple[float, bytes, bytes]:
         guard, timing = await started(tmp_path, device)
         before = written(device)
-        await guard.knows_all()
+        await let_watch(settings_of(tmp_path, device), guard)
         await guard.close()
         return timing.watchdog_seconds, before, written(device)
 
@@ -74,7 +77,7 @@ def test_nor_by_the_next_agent_after_one_that_did_not_come_to_know_them(tmp_path
 def test_where_nothing_was_left_it_is_opened_at_once(tmp_path: Path, device: Path) -> None:
     async def program() -> tuple[float, bytes]:
         guard, timing = await started(tmp_path, device)
-        await guard.knows_all()
+        await let_watch(settings_of(tmp_path, device), guard)
         await guard.close()
         return timing.watchdog_seconds, written(device)
 
@@ -89,7 +92,7 @@ def test_where_it_is_required_and_gone_by_then_the_agent_ends_and_the_guard_stay
     async def program() -> None:
         guard, _ = await started(tmp_path, device, mode="required")
         with pytest.raises(GuardLost, match="watchdog is 'required'"):
-            await guard.knows_all()
+            await let_watch(settings_of(tmp_path, device, mode="required"), guard)
         await guard.prove("s", at=0.0)  # it answers
         await guard.close()
 

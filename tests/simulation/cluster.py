@@ -65,10 +65,10 @@ class Machine(Hypervisor):
 
     # --- its guards ------------------------------------------------------------------------------------------------
 
-    def _new_line(self, *, watching: bool = True) -> GuardLine:
+    def _new_line(self, *, watching: bool = True, waits: bool) -> GuardLine:
         watchdog = self.watchdog if watching else None
         guard = self.cluster.new_guard(
-            self.host, timing=self.timing, steered=self.steered, watchdog=watchdog, is_slow=False
+            self.host, timing=self.timing, steered=self.steered, watchdog=watchdog, waits=waits, is_slow=False
         )
         self.guards.append(guard)
         self._mine.append(guard)
@@ -79,10 +79,12 @@ class Machine(Hypervisor):
 
         async def start() -> GuardLine:
             until = self.timing.feed_until_seconds
-            return self._new_line(watching=kept.may_watch(now=self.host.clock.now(), feed_until_seconds=until))
+            watching = kept.may_watch(now=self.host.clock.now(), feed_until_seconds=until)
+            return self._new_line(watching=watching, waits=kept.waits)
 
-        waits = watchdog_was_left((guard.lives, guard.watches) for guard in self.guards)
-        kept = self._kept = KeptGuard(self._new_line(watching=not waits), start=start, waits=waits)
+        watched = self.guards if self.watchdog is not None else []
+        waits = watchdog_was_left((guard.lives, guard.watches) for guard in watched)
+        kept = self._kept = KeptGuard(self._new_line(waits=waits), start=start, waits=waits)
         self._parts.append(asyncio.ensure_future(kept.keep()))
         return kept
 
@@ -247,6 +249,7 @@ class Cluster(World):
         timing: Timing,
         steered: FakeClock | None = None,
         watchdog: FakeWatchdog | None = None,
+        waits: bool = False,
         is_slow: bool = False,
     ) -> RuledGuard:
         chance, latest = self.fresh_chance(), 0.99 * timing.guard_lag_seconds
@@ -257,6 +260,7 @@ class Cluster(World):
             answer_seconds=lambda: chance.choice((0.0001, 0.001, 0.3)),
             steered=steered,
             watchdog=watchdog,
+            waits=waits,
         )
 
     def solo(

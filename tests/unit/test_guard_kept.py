@@ -27,6 +27,7 @@ class Recorded(FakeGuard):
         self._slow = clock
         self.told: list[str] = []
         self.hangs = False
+        self.reason = ""
         self.was_killed = False
 
     async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
@@ -44,6 +45,10 @@ class Recorded(FakeGuard):
     async def disarm(self, guest: Guest, /) -> None:
         await self._hear(f"disarm {guest.pid}")
         await super().disarm(guest)
+
+    async def watch(self) -> str:
+        await self._hear("watch")
+        return self.reason or await super().watch()
 
     def kill(self) -> None:
         self.was_killed = True
@@ -244,35 +249,32 @@ def test_a_successor_that_fails_while_it_is_told_is_not_left_behind_half_knowing
     scenario(program)
 
 
-def test_a_guard_that_waited_for_the_watchdog_gives_way_to_one_that_has_it_when_all_guests_are_known() -> None:
+def test_a_guard_that_waits_is_told_to_watch_once_and_only_when_all_guests_are_known() -> None:
     async def program(on: Scene) -> None:
         await on.kept.prove("a", at=0.0)
-        guest = await on.guest("a")
-        assert not on.kept.may_watch(now=on.clock.now(), feed_until_seconds=STOP_AFTER)
-        on.prepare = lambda _: alive.append(not on.first.was_killed)
-        await on.kept.knows_all()
-        assert on.kept.may_watch(now=on.clock.now(), feed_until_seconds=STOP_AFTER)
-        await on.kept.knows_all()
-        await on.settled()
-        assert alive == [True]
-        assert on.first.was_killed
-        assert on.successor.armed == {guest.pid}
+        await on.guest("a")
+        assert await on.kept.knows_all() == ""
+        assert await on.kept.knows_all() == ""
+        assert on.first.told == ["prove a 0", "arm 1000 a", "watch"]
 
-    alive: list[bool] = []
     scenario(program, waits=True)
 
 
-def test_one_that_dies_meanwhile_is_replaced_once() -> None:
+def test_one_that_dies_before_it_is_told_has_a_successor_that_is_told_when_it_knows_the_guests() -> None:
     async def program(on: Scene) -> None:
         await on.kept.prove("a", at=0.0)
-        guest = await on.guest("a")
-        knows = asyncio.ensure_future(on.kept.knows_all())
-        await on.clock.sleep(0.5)
+        await on.guest("a")
         on.first.kill()
-        await knows
-        await on.settled()
-        ours = [guard for guard in on.guards if not guard.was_killed]
-        assert [guard.armed for guard in ours] == [{guest.pid}]
+        assert await on.kept.knows_all() == ""
+        assert on.successor.told == ["prove a 0", "arm 1000 a", "watch"]
+
+    scenario(program, waits=True)
+
+
+def test_why_there_is_no_watchdog_is_passed_on() -> None:
+    async def program(on: Scene) -> None:
+        on.first.reason = "/dev/watchdog: no such file"
+        assert await on.kept.knows_all() == "/dev/watchdog: no such file"
 
     scenario(program, waits=True)
 
