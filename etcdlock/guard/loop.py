@@ -28,7 +28,7 @@ from etcdlock.guard.recorder import Recorder
 from etcdlock.guard.search import Search
 from etcdlock.guard.stillness import Stillness
 from etcdlock.guard.table import Name
-from etcdlock.guard.watchdog import ABSENT, Watchdog
+from etcdlock.guard.watchdog import Watchdog
 
 # The timeouts of poll stand still during a suspend: after one, a deadline is seen late by at most this.
 _LONGEST_WAIT_SECONDS = 0.25
@@ -57,10 +57,8 @@ class Guard:
         self._stillness: dict[Name, Stillness] = {}
         self._stands: dict[Name, bool] = {}
         self._ended: set[Name] = set()
-        self._look_at = 0.0
-        self._look_at_frozen_at = 0.0
-        self._closing = False
-        self._yielding = False
+        self._look_at = self._look_at_frozen_at = 0.0
+        self._closing = self._yielding = False
         self._search = Search()
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -123,20 +121,12 @@ class Guard:
     def _watch(self) -> None:
         """Have the watchdog, and feed it while that is right."""
         if self._watchdog.open():
-            self._tell(wire.WATCHING, self._watchdog.seconds)
+            self._tell(*self._watchdog.news)
         self._watchdog.attend(
             now_seconds=instant.read().steady_seconds,
             every_seconds=self._state.limits.feed_every_seconds,
             may_feed=lambda seconds: rules.may_feed(self._state, watchdog_seconds=seconds, now=instant.read()),
         )
-
-    def _open_watchdog(self) -> None:
-        """Now, so that what becomes of it is told before the answer."""
-        self._watchdog.wait_no_longer()
-        if self._watchdog.open():
-            self._tell(wire.WATCHING, self._watchdog.seconds)
-        elif self._watchdog.standing == ABSENT:
-            self._tell(wire.ABSENT, 0, "-", self._watchdog.reason)
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
@@ -356,7 +346,8 @@ class Guard:
             case wire.PROVE:
                 self._state = rules.prove(self._state, rest[1], at_seconds=float(rest[0]), now=instant.read())
             case wire.WATCH:
-                self._open_watchdog()
+                self._watchdog.wait_no_longer()
+                self._try(self._watch)      # what becomes of it is told before the answer
             case wire.DISARM:
                 self._forget(wire.unpack_name(rest[0]))
             case wire.CLOSE:

@@ -19,6 +19,8 @@ import os
 import struct
 from collections.abc import Callable
 
+from etcdlock.guard import wire
+
 _GET_SUPPORT, _SET_TIMEOUT, _GET_TIMEOUT = 0x80285700, 0xC0045706, 0x80045707
 _MAGIC_CLOSE = 0x0100
 _INFO_BYTES = 40
@@ -82,7 +84,7 @@ class Watchdog:
             self.standing = BUSY
 
     def open(self) -> bool:
-        """Try, if it is not open yet; whether it is since now."""
+        """Try, if it is not open yet; whether that is settled since now: there is `news`."""
         if self.standing != BUSY:
             return False
         try:
@@ -90,9 +92,16 @@ class Watchdog:
         except OSError as error:
             self.standing = BUSY if error.errno == errno.EBUSY else ABSENT
             self.reason = f"{self._path}: {error.strerror}"
-            return False
+            return self.standing == ABSENT
         self._take(device)
-        return self.standing == OPEN
+        return True
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """As it is told: it is open, or never will be."""
+        if self.standing == OPEN:
+            return wire.WATCHING, self.seconds
+        return wire.ABSENT, 0, "-", self.reason
 
     def _take(self, device: Device) -> None:
         try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcdlock.escalation import Action, Charge, Sight, Stage
-from etcdlock.guard import rules
+from etcdlock.guard import rules, wire
 from etcdlock.guard.instant import Reading
 from etcdlock.guard.rules import Limits, State
 from etcdlock.guard.table import Name
@@ -180,8 +180,21 @@ def test_one_that_another_has_is_asked_for_until_it_is_free() -> None:
 @pytest.mark.parametrize(("path", "standing"), [("", OFF), ("/no/such/device", ABSENT), ("/dev/null", ABSENT)])
 def test_what_is_no_watchdog_is_none(path: str, standing: str) -> None:
     watchdog = Watchdog(path, wanted_seconds=5)
-    assert not watchdog.open()
+    assert watchdog.open() == (standing == ABSENT), "news"
     assert watchdog.standing == standing
     assert watchdog.wait_seconds(now_seconds=0.0) is None
     watchdog.attend(now_seconds=0.0, every_seconds=1.0, may_feed=lambda _: True)
     watchdog.end(guests=False)
+
+
+def test_one_that_waits_is_not_touched_before_it_is_told_to_wait_no_longer() -> None:
+    device = FakeDevice()
+    watchdog = Watchdog("/dev/watchdog", wanted_seconds=5, waits=True, opening=lambda _: device)
+    assert not watchdog.open()
+    assert watchdog.wait_seconds(now_seconds=0.0) is None
+    watchdog.end(guests=False)
+    assert device.done == []
+    watchdog = Watchdog("/dev/watchdog", wanted_seconds=5, waits=True, opening=lambda _: device)
+    watchdog.wait_no_longer()
+    assert watchdog.open()
+    assert watchdog.news == (wire.WATCHING, 5.0)
