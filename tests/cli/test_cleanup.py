@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.hosts import Cluster, kill_host
 
 
-def test_what_a_dead_host_has_left_is_listed_and_only_then_removed(cluster: Cluster) -> None:
-    guest = cluster.guest("--name", "vm1", "--disk", "/san/x", host="b", script="echo $$; exec sleep 300")
+@pytest.mark.parametrize("taken", ["run", "reserve"])
+def test_what_a_dead_host_has_left_is_listed_and_only_then_removed(cluster: Cluster, taken: str) -> None:
+    command = ("--name", "vm1", "--disk", "/san/x", "--", "sh", "-c", "echo $$; exec sleep 300")
+    guest = cluster.start(taken, *command, host="b")
     kill_host(guest, guests=[int(guest.line())])
     cluster.revoke_sessions("b")
     silent = cluster.do("cleanup", "--remove", "--older-than", "0")
