@@ -30,6 +30,7 @@ def old(cluster: Cluster, a: LibvirtHost, under_virtlockd: tuple[Guest, Program]
     guest, virtlockd = under_virtlockd
     virtlockd.kill()
     cluster.start_services(a)
+    a.virsh("domblkstat", guest.name, guest.target(0))  # waits for libvirtd to be back at its monitor
     yield guest
     a.clear()
 
