@@ -7,17 +7,23 @@ good, which can be read in the file.
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.adapters.guard_record import GuardRecord
 from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.config import Settings
 from etcdlock.errors import GuardLost, InvalidSetting
 from etcdlock.timing import Timing
 from etcdlock.watching import let_watch, start_agents_guard
+from tests.cli.hosts import Cluster
+from tests.cli.site import on_host
 
 STOPPED = b"V"
 LEFT = 5.0
@@ -98,3 +104,23 @@ def test_where_it_is_required_and_gone_by_then_the_agent_ends_and_the_guard_stay
 
     dead_guard(tmp_path)
     asyncio.run(program())
+
+
+def test_an_agent_lets_its_guard_have_it_once_it_knows_its_guests(tmp_path: Path, device: Path) -> None:
+    """And not before: as long as it cannot ask etcd."""
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    dead_guard(run_folder)
+    told = on_host(tmp_path) | {"ETCDLOCK_WATCHDOG": "automatic", "ETCDLOCK_WATCHDOG_DEVICE": str(device)}
+    with EmbeddedEtcd() as etcd, ExitStack() as at_the_end:
+        cluster = Cluster(etcd.endpoints[0], f"test-{uuid4().hex[:12]}", tmp_path)
+        at_the_end.callback(cluster.close)
+        etcd.pause()
+        agent = cluster.start("agent", **told)
+        agent.says("guard_started")
+        assert device.read_bytes() == b""
+        etcd.resume()
+        agent.says("no_watchdog")
+        assert device.read_bytes() == STOPPED
+        agent.send(signal.SIGTERM)
+        assert agent.ended().status == 0
