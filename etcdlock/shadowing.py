@@ -75,7 +75,8 @@ class ShadowHost:
             else:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), AGAIN_SECONDS)
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._ended.wait()
 
 
 @contextlib.asynccontextmanager

@@ -78,7 +78,8 @@ class FenceAgent(PowerSwitch):
         except OSError as error:
             raise NotConfirmedOff(f"{self.program}: {error.strerror}", hint="see the table [fence]") from error
         try:
-            printed, _ = await asyncio.wait_for(process.communicate(lines.encode()), self.timeout_seconds)
+            async with asyncio.timeout(self.timeout_seconds):
+                printed, _ = await process.communicate(lines.encode())
         except TimeoutError:
             raise NotConfirmedOff(f"{self.label}: {action}: no answer in {self.timeout_seconds:g} s") from None
         finally:
@@ -99,7 +100,8 @@ async def _end(process: asyncio.subprocess.Process, /) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), REAPED_WITHIN_SECONDS)
+        async with asyncio.timeout(REAPED_WITHIN_SECONDS):
+            await process.wait()
 
 
 def _cleaned(printed: bytes, secrets: Mapping[str, str], /) -> str:

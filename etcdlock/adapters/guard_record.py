@@ -155,7 +155,8 @@ async def _has_ended(pidfd: int, *, within_seconds: float) -> bool:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), within_seconds)
+        async with asyncio.timeout(within_seconds):
+            await ended.wait()
     except TimeoutError:
         return False
     finally:

@@ -123,7 +123,8 @@ class GuardLink:
         """Whether it says so in time; if not, it is ended."""
         try:
             self._link.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(equipment)))
-            await asyncio.wait_for(self._ready_or_dead(), within_seconds)
+            async with asyncio.timeout(within_seconds):
+                await self._ready_or_dead()
         except (TimeoutError, OSError):
             self._died.set()
         if self._died.is_set():
@@ -219,10 +220,12 @@ class GuardLink:
         """Send, and wait for the answer: None, or why not."""
         self._serial += 1
         serial = str(self._serial)
-        answer = self._answers[serial] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._answers[serial] = answer
         try:
             self._send(wire.pack(verb, serial, *fields), pidfd=pidfd)
-            return await asyncio.wait_for(answer, _ANSWER_WITHIN_SECONDS)
+            async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
+                return await answer
         except (TimeoutError, OSError) as error:
             raise GuardLost(f"the guard does not answer ({verb}): nothing is sure to stop the guests") from error
         finally:

@@ -161,7 +161,8 @@ class HostProcesses:
         leaders = frozenset(table.Name(*name) for name in ended)
         searching = asyncio.get_running_loop().run_in_executor(self._mark_threads, living_of, leaders)
         try:
-            living = await asyncio.wait_for(searching, _SEARCH_WITHIN_SECONDS)
+            async with asyncio.timeout(_SEARCH_WITHIN_SECONDS):
+                living = await searching
         except (TimeoutError, OSError) as error:
             note("guests_not_looked_for", level=logging.WARNING, guests=len(leaders), error=error)
             return {(name.pid, name.start): self._left(name, frozenset()) for name in leaders}
@@ -184,7 +185,8 @@ class HostProcesses:
         """
         looking = asyncio.get_running_loop().run_in_executor(self._threads, self._look, guest.pid, resource)
         try:
-            return await asyncio.wait_for(looking, _LOOK_WITHIN_SECONDS)
+            async with asyncio.timeout(_LOOK_WITHIN_SECONDS):
+                return await looking
         except TimeoutError:
             return True
 

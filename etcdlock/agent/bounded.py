@@ -64,7 +64,8 @@ class Bounded(Generic[Asked, Found]):
         loop = asyncio.get_running_loop()
         self._tell(look, lambda: loop.call_soon_threadsafe(arrived.set))
         try:
-            await asyncio.wait_for(arrived.wait(), self._within_seconds)
+            async with asyncio.timeout(self._within_seconds):
+                await arrived.wait()
         except TimeoutError:
             raise self._too_late(wanted) from None
         return look.outcome()

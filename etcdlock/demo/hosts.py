@@ -58,7 +58,8 @@ class Run:
         if self._machine.stdin is not None:
             self._machine.stdin.close()
         try:
-            await asyncio.wait_for(self.ended(), _END_WITHIN_SECONDS)
+            async with asyncio.timeout(_END_WITHIN_SECONDS):
+                await self.ended()
         except TimeoutError:
             self._machine.kill()
             raise NotSo(f"processes of a host could not be killed within {_END_WITHIN_SECONDS:g} s") from None

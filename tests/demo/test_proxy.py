@@ -59,7 +59,8 @@ async def says(connection: Connection, text: bytes) -> bytes:
 async def hears_nothing(connection: Connection) -> bool:
     """Neither a byte nor an end."""
     try:
-        await asyncio.wait_for(connection[0].read(1), NEVER_SECONDS)
+        async with asyncio.timeout(NEVER_SECONDS):
+            await connection[0].read(1)
     except TimeoutError:
         return True
     return False

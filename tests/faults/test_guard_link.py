@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -79,6 +80,26 @@ def test_a_guest_is_not_taken_in_under_a_session_that_is_not_proven() -> None:
         with pytest.raises(SessionLost, match=r"never proven|not proven any more"):
             await on.link.arm(on.guest, session="s")
         await end(on)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_is_cancelled_as_the_answer_comes_is_cancelled(turns: int) -> None:
+    """A keeper that took the answer instead would go on for ever: its program waits for its end."""
+
+    async def scenario() -> None:
+        link = await GuardLink.start(limits=limits(BUDGET_SECONDS))
+        proof = asyncio.ensure_future(link.prove("s", at=CLOCK.now()))
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251 - the answer is there before anybody looks
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        had_ended = proof.done()
+        proof.cancel()
+        await asyncio.wait((proof,))
+        assert proof.cancelled() is not had_ended
+        await link.close()
 
     run(scenario())
 

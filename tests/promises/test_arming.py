@@ -61,7 +61,8 @@ def test_a_guest_that_cannot_be_guarded_is_ended_and_its_locks_are_given_back(
             await ledger.acquire(wanted, guest, until=context.clock.now() + 5.0)
         assert world.etcd.contents(context.keys.domains) == ()
         assert world.etcd.contents(context.keys.resources) == ()
-        await asyncio.wait_for(guest.gone(), 1.0)
+        async with asyncio.timeout(1.0):
+            await guest.gone()
         assert await member.leave(unreleased=ledger.unreleased, until=context.clock.now())
 
     play(scenario)

@@ -113,7 +113,8 @@ class Machine(Hypervisor):
             guard.give_way()
         for guard in earlier:
             try:
-                await asyncio.wait_for(guard.ended.wait(), YIELD_WITHIN_SECONDS)
+                async with asyncio.timeout(YIELD_WITHIN_SECONDS):
+                    await guard.ended.wait()
             except TimeoutError:
                 guard.kill()
             await stall.over()
