@@ -53,6 +53,8 @@ class Director:
     def put_in(self, fault: Fault, /, *, beside: Fault | None = None) -> None:
         """One, and what else at the same time; then the rest.
 
+        The first is undone first: what is beside it may have to wait until hosts are well again.
+
         Guests are moved about meanwhile, but not where a takeover is to be measured: what breaks off a migration ends
         its guest as well, and nobody could say for what it was stopped.
         """
@@ -62,11 +64,11 @@ class Director:
             self.scene.orders.calm.set()
             self.scene.wait_until_at_rest()
         begun_at, hosts, together = now(), [], [each for each in (fault, beside) if each is not None]
-        with ExitStack() as stack:
-            for each in together:
+        with ExitStack() as undone_last, ExitStack() as undone_first:
+            for each, undo in zip(together, (undone_first, undone_last), strict=False):
                 seconds = each.seconds(scale, self.chance)
                 victims = Victims(self.scene, self.chance, seconds, self.stop)
-                hosts.append(stack.enter_context(each.act(victims)))
+                hosts.append(undo.enter_context(each.act(victims)))
                 victims.last()
         ended_at = now()
         is_alone = beside is None

@@ -60,3 +60,17 @@ def test_no_two_guests_write_one_disk_and_none_is_stopped_without_need(lab: Lab,
     assert figures.wrong == []
     assert figures.takeovers > 0, "the run has shown nothing of what it is for"
     assert min(figures.margins, default=1.0) > 0
+
+
+@pytest.mark.timeout(RUN_SECONDS)
+@pytest.mark.parametrize("lab", [DISTRO], indirect=True)
+def test_two_faults_at_once_cost_no_lock_and_are_both_over_in_the_end(lab: Lab) -> None:
+    figures = Figures(SHORT.takeover_seconds)
+    with lab.scene(SHORT) as scene:
+        scene.serve()
+        scene.keep(1, seed=SEED)
+        director = Director(scene, random.Random(SEED))  # noqa: S311 - who is hit, nothing secret
+        director.put_in(FAULTS["members cut off from each other"], beside=FAULTS["agent and guard killed"])
+        scene.end_guests()
+        figures.add(scene, director.blows)
+    assert figures.wrong == []
