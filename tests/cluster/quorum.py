@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -15,6 +15,8 @@ from etcdlock.adapters import stubs
 from tests.cluster.member import Member
 from tests.cluster.network import Network
 from tests.libvirt.waiting import wait_until
+
+_T = TypeVar("_T")
 
 MEMBERS: Final = ("etcd1", "etcd2", "etcd3")
 _CALL_SECONDS: Final = 3.0
@@ -81,10 +83,8 @@ class Quorum:
     # --- what is done ----------------------------------------------------------------------------------------------
 
     def move_leader(self) -> str:
-        """To another member, whose name it returns."""
-        before, target = self.leader(), self.followers()[0]
-        self._call(before, "Maintenance", "MoveLeader", targetID=self._ids()[target])
-        return target
+        """To another member, whose name it returns; one that has just come back may not be able to take it at once."""
+        return self._insist(self._move_leader)
 
     def remove(self, name: str, /) -> None:
         """Out of the cluster, with its data, as a machine that has burnt."""
@@ -140,6 +140,11 @@ class Quorum:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
+    def _move_leader(self) -> str:
+        before, target = self.leader(), self.followers()[0]
+        self._call(before, "Maintenance", "MoveLeader", targetID=self._ids()[target])
+        return target
+
     def _found_leader(self, found: list[str]) -> bool:
         votes: dict[int, int] = {}
         ids: dict[int, str] = {}
@@ -167,7 +172,7 @@ class Quorum:
         number = self._messages.AlarmRequest.AlarmAction.Value(action)
         return self._call(self.leader(), "Maintenance", "Alarm", action=number, **fields)
 
-    def _insist(self, call: Callable[[], Any]) -> Any:
+    def _insist(self, call: Callable[[], _T]) -> _T:
         """What is refused for the moment, as in an election or while members find each other, is asked again."""
         deadline = time.monotonic() + _READY_SECONDS
         while True:
