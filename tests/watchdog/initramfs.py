@@ -19,7 +19,7 @@ from pathlib import Path
 import etcdlock
 
 BOOT, MODULES = Path("/boot"), Path("/lib/modules")
-DRIVERS = ("i6300esb",)
+DRIVERS = ("i6300esb", "softdog")
 _INIT = Path(__file__).with_name("init.py")
 _PACKAGE = Path(etcdlock.__file__).parent
 _PYTHON = Path(os.path.realpath(sys.executable))

@@ -1,6 +1,7 @@
 """A host whose agent and guard can do nothing any more is reset by its watchdog, in time; and no other host ever is.
 
-Real ones: the guard, Debian's kernel and its drivers, QEMU's i6300esb. The reset is seen from outside, over QMP.
+Real ones: the guard, Debian's kernel and its drivers, softdog among them, QEMU's i6300esb. The reset is seen from
+outside, over QMP.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from tests.watchdog.machine import Machine, Seen
 pytestmark = pytest.mark.timeout(400)       # three machines boot, emulated
 SLACK_SECONDS = 0.5
 """The VM tells its time every 0.2 s; what QEMU reports, happened by the next time at the latest."""
+RESET = {"i6300esb": "WATCHDOG", "softdog": "RESET"}
+"""What QEMU reports: its own device fires, or a kernel resets its machine."""
 SCENARIOS = (
     ("i6300esb", "agent_and_guard_hang"),
     ("i6300esb", "the_guest_does_not_die"),
+    ("softdog", "agent_and_guard_hang"),
 )
 Course = dict[str, Seen]
 
@@ -32,7 +36,7 @@ def course(stack: ExitStack, kernel: Path, initramfs: Path, driver: str, scenari
     """What happened first, of each kind, up to the reset."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wd")))
     with Machine(kernel, initramfs, folder, driver=driver, scenario=scenario) as machine:
-        machine.until("WATCHDOG")
+        machine.until(RESET[driver])
         found: Course = {}
         for seen in machine.seen:
             found.setdefault(seen.what.partition(" ")[0], seen)
@@ -45,7 +49,7 @@ def courses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
     """All scenarios, each in a VM of its own, at once."""
     found = kernel_with_drivers()
     if found is None or shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("needs QEMU and a Debian kernel with the driver i6300esb: make system-deps")
+        pytest.skip("needs QEMU and a Debian kernel with the drivers i6300esb and softdog: make system-deps")
     kernel, modules = found
     folder = tmp_path_factory.mktemp("system")
     initramfs, unpacked = folder / "initramfs", folder / "vmlinux"
@@ -56,12 +60,13 @@ def courses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
         yield {each: run.result() for each, run in runs.items()}
 
 
+@pytest.mark.parametrize("driver", sorted(RESET))
 def test_a_host_whose_agent_and_guard_hang_is_reset_within_its_watchdogs_timeout_and_not_while_proofs_arrive(
-    courses: dict[tuple[str, str], Course],
+    courses: dict[tuple[str, str], Course], driver: str
 ) -> None:
-    on = courses["i6300esb", "agent_and_guard_hang"]
+    on = courses[driver, "agent_and_guard_hang"]
     assert on["outlived-an-orderly-end"].at_seconds - on["closed"].at_seconds > 2 * WATCHDOG_SECONDS
-    proving, hanging, reset = on["proving"], on["hanging"], on["WATCHDOG"]
+    proving, hanging, reset = on["proving"], on["hanging"], on[RESET[driver]]
     assert f"watchdog open {WATCHDOG_SECONDS}.0" in on
     assert hanging.at_seconds - proving.at_seconds > PROVEN_SECONDS - SLACK_SECONDS
     assert 0.0 < reset.at_seconds - hanging.at_seconds < WATCHDOG_SECONDS + SLACK_SECONDS
