@@ -71,7 +71,8 @@ def search(*macros: str, is_short: bool = False) -> Outcome:
         spin = ["spin", *(f"-D{macro}" for macro in macros)]
         model = str(HERE / "protocol.pml")
         _run([*spin, "-a", model], folder)
-        _run(["gcc", "-O0" if is_short else "-O2", "-w", "-DSAFETY", "-DNOREDUCE", "-DBFS", "-o", "pan", "pan.c"], folder)
+        effort = "-O0" if is_short else "-O2"
+        _run(["gcc", effort, "-w", "-DSAFETY", "-DNOREDUCE", "-DBFS", "-o", "pan", "pan.c"], folder)
         begun = time.monotonic()
         said = _run(["nice", "-n", "15", "./pan", "-E", "-n", "-w24"], folder)
         seconds = time.monotonic() - begun

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
-import pytest
-
-from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.timing import Timing
 from tests.cli.hosts import SHORT_TIMING, Cluster, Running
 from tests.faults.guarding import CLOCK, SLACK_SECONDS, STUBBORN, comes_true
 
 TIMING = Timing(**SHORT_TIMING)  # type: ignore[arg-type]
 SESSION_LOST = 103
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EmbeddedEtcd]:
-    with EmbeddedEtcd() as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def cluster(etcd: EmbeddedEtcd, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(etcd.endpoints[0], f"test-{uuid4().hex[:12]}", tmp_path, timing=SHORT_TIMING)
-    yield cluster
-    cluster.close()
 
 
 def stubborn(cluster: Cluster, *options: str) -> Running:

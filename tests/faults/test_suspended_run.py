@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.timing import Timing
 from tests.cli.hosts import SHORT_TIMING, Cluster
 from tests.cli.site import Site
@@ -73,19 +71,6 @@ class Terminal:
             os.kill(self.shell, signal.SIGKILL)
         os.waitpid(self.shell, 0)
         os.close(self._terminal)
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EmbeddedEtcd]:
-    with EmbeddedEtcd() as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def cluster(etcd: EmbeddedEtcd, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(etcd.endpoints[0], f"test-{uuid4().hex[:12]}", tmp_path, timing=SHORT_TIMING)
-    yield cluster
-    cluster.close()
 
 
 @contextmanager
