@@ -18,7 +18,7 @@ from etcdlock.documents import (
     obituary_document,
     session_document,
 )
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import InvalidInput, Unreachable
 from etcdlock.explain import describe_proof
 from etcdlock.model import Handover, Obituary, Proof, SessionRef
 from etcdlock.survey import LockView, Survey
@@ -85,7 +85,7 @@ def tell(
 ) -> Document:
     """The document of `etcdlock why`; `survey` is None where etcd is away, `host` whose record this is.
 
-    Raises `InvalidInput` if nothing is known of what is asked.
+    Raises `InvalidInput` if nothing is known of what is asked, `Unreachable` if etcd might know more.
     """
     lines = derived(record, timing=timing)
     locks = _locks_of(asked, survey)
@@ -194,6 +194,11 @@ def _of_host(asked: str, survey: Survey | None, lines: Sequence[Line], /, *, hos
     """What became of its sessions, and who has what from it; of this very host also all that is on record."""
     events = list(lines) if asked == host else [line for line in lines if _names_host(line, asked)]
     hosts = {*survey.hosts, *(item.record.host for item in survey.fencings)} if survey else set()
+    if asked not in hosts and not events and survey is None:
+        raise Unreachable(
+            f"etcd could not be asked, and this host has nothing on record of {asked!r}",
+            hint="see 'etcdlock doctor'; what befell a host or its guests is also on that host's own record",
+        )
     if asked not in hosts and not events:
         raise InvalidInput(
             f"nothing is known of {asked!r}: no host, no lock and no event of this host's record has that name",

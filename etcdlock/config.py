@@ -11,14 +11,14 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from etcdlock.errors import InvalidInput, InvalidSetting
+from etcdlock.errors import InvalidInput, InvalidSetting, reason_of
 from etcdlock.escalation import Action
 from etcdlock.identity import RULES_VERSION, check_local_folder, check_no_local_folders
 from etcdlock.keyspace import Keyspace
@@ -275,7 +275,7 @@ class Settings(BaseSettings):
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidSetting(f"password_file: {path}: {error}") from error
+            raise InvalidSetting(f"password_file: {path} cannot be read: {reason_of(error)}") from error
 
 
 def load(
@@ -328,7 +328,9 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         if must_exist:
             raise InvalidSetting(f"{path}: no such file") from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InvalidSetting(f"{path}: it cannot be read: {reason_of(error)}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidSetting(f"{path}: {error}", hint="it must be a TOML file in UTF-8") from error
     if not isinstance(values.get("timing", {}), dict):
         raise InvalidSetting(f"{path}: key 'timing' must be a table: [timing]")
@@ -357,15 +359,29 @@ def _explained(error: ValidationError, sources: tuple[tuple[str, Mapping[str, An
     mistake = error.errors()[0]
     path = [str(part) for part in mistake["loc"]]
     if not path:
-        return InvalidSetting(str(mistake["msg"]).removeprefix("Value error, "))
-    key = ".".join(path)
+        return InvalidSetting(_rule(mistake))
+    key = ".".join(path[:2] + path[3:] if path[0] == "fence" else path)  # which of a host's tables, its words tell
     where = next((name for name, values in reversed(sources) if path and _has(values, path)), "settings")
+    given = _shown(path, mistake["input"])
     if mistake["type"] == "extra_forbidden":
         table = _fields_of(path)
         close = difflib.get_close_matches(path[-1], list(table), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "docs/CONFIGURATION.md lists every setting"
-        return InvalidSetting(f"{where}: there is no setting {key!r} (value {mistake['input']!r})", hint=hint)
-    return InvalidSetting(f"{where}: {key} is {mistake['input']!r}: {mistake['msg']}")
+        return InvalidSetting(f"{where}: there is no setting {key!r}{given and f' (value {given})'}", hint=hint)
+    return InvalidSetting(f"{where}: {key}{given and f' is {given}'}: {_rule(mistake)}")
+
+
+def _rule(mistake: Mapping[str, Any]) -> str:
+    """What was broken, in words of ours."""
+    if mistake["type"] == "tuple_type":
+        return "it must be a list, in square brackets"
+    said = str(mistake["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^(Input|String) should ", "it must ", said)
+
+
+def _shown(path: Sequence[str], value: object) -> str:
+    """A value in a message; empty where it is, or may hold, a secret that somebody has put where none belongs."""
+    return "" if isinstance(value, Mapping) or SECRET.search(path[-1]) else repr(value)
 
 
 def _fields_of(path: list[str]) -> Mapping[str, Any]:

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
     from etcdlock.model import Blocker
 
 
+def reason_of(error: Exception, /) -> str:
+    """What a foreign error says, without its number and the path, which the message around it names."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class EtcdlockError(Exception):
     """Root of the tree. `hint` says what to do next, where there is something to do."""
 

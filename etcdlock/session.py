@@ -168,7 +168,7 @@ def check_contract(mine: Contract, agreed: Mapping[str, object], /, *, key: str)
     """Refuse to join under other rules than the cluster's; names every difference with both values."""
     ours, theirs = _flat(mine.as_mapping()), _flat(agreed)
     differing = [
-        f"{name}: here {ours.get(name)}, cluster {theirs.get(name)}"
+        f"{_SETTINGS.get(name, name)}: here {ours.get(name)}, cluster {theirs.get(name)}"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     ]
@@ -187,3 +187,6 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 _UNSAID: Mapping[str, object] = {"local_folders": [], "on_session_lost": str(Action.KILL), "backing_chain": "none"}
 """What a contract means that was written before there was such a rule."""
+
+_SETTINGS: Mapping[str, str] = {"on_session_lost": "cluster_on_session_lost"}
+"""Which setting a rule is, where it has another name: people mend settings."""

@@ -9,6 +9,7 @@ refuses it.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -221,8 +222,9 @@ def _general_name(name: str, /) -> x509.GeneralName:
     """An IP address or a host name. Raises `InvalidInput` for what is neither."""
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
+    except ValueError as error:
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)+", name):  # no host is called so: a mistyped address
+            raise InvalidInput(f"{name!r} is no IP address, and no host name either") from error
     labels = name.removesuffix(".").split(".")
     if not all(label and all(c.isascii() and (c.isalnum() or c in "-_") for c in label) for label in labels):
         raise InvalidInput(f"{name!r} is neither a host name nor an IP address")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from etcdlock.errors import InvalidSetting
+from etcdlock.errors import InvalidSetting, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _read(path: str, *, setting: str) -> bytes | None:
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise InvalidSetting(f"{setting}: {path} cannot be read: {error}") from error
+        raise InvalidSetting(f"{setting}: {path} cannot be read: {reason_of(error)}") from error
 
 
 def _try_ca(path: str) -> None:

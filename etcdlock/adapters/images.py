@@ -10,6 +10,7 @@ import os
 import stat
 
 from etcdlock.diskfacts import ImageStart
+from etcdlock.errors import reason_of
 
 LARGEST_START = 64 * 1024
 
@@ -23,11 +24,11 @@ class Images:
             folder = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 - any bytes, and longer than a path object likes
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
-            return ImageStart(path=path, error=_said(error))
+            return ImageStart(path=path, error=reason_of(error))
         try:
             return self._read(path, folder, descriptor)
         except OSError as error:
-            return ImageStart(path=path, error=_said(error))
+            return ImageStart(path=path, error=reason_of(error))
         finally:
             os.close(descriptor)
 
@@ -44,7 +45,3 @@ class Images:
                 break
             content += more
         return ImageStart(path=path, folder=folder, content=content)
-
-
-def _said(error: OSError | ValueError, /) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import InvalidInput, reason_of
 
 _FOLDER: Final = 0o700
 _SECRET: Final = 0o600
@@ -53,7 +53,8 @@ def write_new(files: Mapping[Path, Content], /) -> None:
                 _write(path, content)
                 undo.callback(path.unlink)
         except OSError as error:
-            raise InvalidInput(f"{path}: it cannot be written: {error}") from error
+            in_the_way = f"{error.filename}: " if error.filename not in (None, path) else ""
+            raise InvalidInput(f"{path}: it cannot be written: {in_the_way}{reason_of(error)}") from error
         undo.pop_all()
 
 
@@ -65,7 +66,7 @@ def replace(path: Path, content: Content, /) -> None:
         new.replace(path)
     except OSError as error:
         new.unlink(missing_ok=True)
-        raise InvalidInput(f"{path}: it cannot be replaced: {error}") from error
+        raise InvalidInput(f"{path}: it cannot be replaced: {reason_of(error)}") from error
 
 
 def _write(path: Path, content: Content, /) -> None:

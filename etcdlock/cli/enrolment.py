@@ -15,7 +15,7 @@ from etcdlock.adapters.certificates import facts
 from etcdlock.adapters.etcd_auth import AuthDesk, auth_desk
 from etcdlock.adapters.new_files import Content, write_new
 from etcdlock.adapters.tls_probe import wants_client_certificate
-from etcdlock.errors import AccessDenied, InvalidInput, Refused, Unreachable
+from etcdlock.errors import AccessDenied, InvalidInput, Refused, Unreachable, reason_of
 from etcdlock.etcdversion import roles_bind
 from etcdlock.ports import KeyRange
 from etcdlock.rights import ADMINISTRATOR, Grant, Part, Right, Rights, Step, part_of, steps, user_name, wanted_rights
@@ -87,7 +87,7 @@ def _certified(folder: Path, /, *, keys: Keyspace) -> Iterator[str]:
         try:
             name = facts(path.read_bytes()).common_name
         except (OSError, InvalidInput) as error:
-            raise InvalidInput(f"--certs: {path}: {error}") from error
+            raise InvalidInput(f"--certs: {path}: {reason_of(error)}") from error
         if part_of(keys, name) is None:
             raise InvalidInput(
                 f"--certs: {path} is for {name!r}, which is nobody of the cluster {keys.cluster!r}",
@@ -171,7 +171,7 @@ def _read(path: Path, /) -> str:
     try:
         found = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: it cannot be read: {error}") from error
+        raise InvalidInput(f"{path}: it cannot be read: {reason_of(error)}") from error
     if not found:
         raise InvalidInput(f"{path}: it is empty", hint="remove it, and a password is made up")
     return found

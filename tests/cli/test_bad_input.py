@@ -32,6 +32,7 @@ FILES = {
     "timing.toml": "[timing]\nhold_of_seconds = 3",
     "unsafe.toml": "[timing]\nhold_off_seconds = 3",
     "half.toml": "cluster = ",
+    "ca.toml": "ca_file = 'none.pem'",
 }
 
 CASES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a timing that is none": (("status", "--config", "timing.toml"), "did you mean 'hold_off_seconds'?"),
     "a timing that is not safe": (("status", "--config", "unsafe.toml"), "timing refused: "),
     "a file that is no TOML": (("status", "--config", "half.toml"), "half.toml: "),
+    "a folder that is no file": (("status", "--config", "."), ".: it cannot be read: Is a directory"),
+    "a CA that is not there": (("status", "--config", "ca.toml"), "none.pem cannot be read: No such file or directory"),
     "a file that is not there": (("status", "--config", "none.toml"), "none.toml: no such file"),
     "an endpoint that is none": (("status", "--endpoint", "http://x:1"), "is not host:port"),
     "a command that is none": (("statsu",), "Did you mean 'status'?"),
@@ -68,6 +71,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a reservation by a file that is not there": (("reserve", "--domain", "none.xml", *COMMAND), "none.xml: No such"),
     "a reservation with a bell": (("reserve", "--name", "a\ab", "--disk", "/x", *COMMAND), "cannot be printed"),
     "a reservation that opens a disk twice": (("reserve", "--domain", "twice.xml", *COMMAND), "vdb of vm1 (exclusive)"),
+    "an address that is none": (("certs", "pki", "--member", "e1=10.0.0.311"), "'10.0.0.311' is no IP address"),
     "two questions": (("inquire", "vm1", "--disk", "/x"), "ask about one thing"),
     "no question": (("inquire",), "ask about one thing"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etcdlock.chronicle import derived, tell
-from etcdlock.errors import InvalidInput
+from etcdlock.errors import InvalidInput, Unreachable
 from etcdlock.model import Proof
 from etcdlock.timing import Timing
 from tests.unit.records_in_etcd import ALICE, BOB, DISK, OTHER, VM, domain, obituary, session, survey
@@ -67,7 +67,12 @@ def test_of_a_host_all_of_its_own_record_is_told_and_of_another_what_names_it() 
     assert [name for name, _ in told("alice", *record)] == ["agent_ready", "session_missing", "fencing"]
     assert [name for name, _ in told("bob", *record)] == ["session_missing", "fencing"]
     with pytest.raises(InvalidInput, match="nothing is known of 'carol'"):
-        told("carol", *record)
+        tell("carol", survey(session(ALICE)), record, host="alice", timing=TIMING, needs="silence")
+
+
+def test_what_etcd_might_know_is_not_called_unknown_while_etcd_is_away() -> None:
+    with pytest.raises(Unreachable, match="etcd could not be asked, and this host has nothing on record of 'vm1'"):
+        told("vm1", line(1, "agent_ready"))
 
 
 def test_etcd_tells_of_a_domain_whose_host_is_dead_and_of_that_host() -> None:

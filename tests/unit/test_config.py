@@ -125,6 +125,10 @@ def test_the_file_can_be_named_by_a_variable_and_must_then_exist(file: Path) -> 
         ("local_folders = ['var']", "the path 'var' is not absolute"),
         ("local_folders = ['/']", "no disk would be shared any more"),
         ("local_folders = ['/a/../san']", "contains '..'"),
+        ("endpoints = '10.0.0.1:2379'", "endpoints is '10.0.0.1:2379': it must be a list"),
+        ("metrics_listen = '9379'", "metrics_listen is '9379': give address:port"),
+        ("answer_seconds = 0", "answer_seconds is 0: it must be greater than 0"),
+        ("[fence.node-7]\nagent = 'fence_x'", "fence.node-7: agent is 'fence_x': give an absolute path"),
     ],
 )
 def test_a_mistake_names_the_file_the_key_and_the_value(file: Path, text: str, says: str) -> None:
@@ -132,6 +136,24 @@ def test_a_mistake_names_the_file_the_key_and_the_value(file: Path, text: str, s
     with pytest.raises(InvalidSetting, match=says) as mistake:
         load(file=file, environment={})
     assert str(file) in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password = 'geheim'",
+        "[fence.node-7]\nagent = '/usr/sbin/fence_x'\npasswd = 'geheim'",
+        "[fence.node-7]\nagent = '/usr/sbin/fence_x'\noptions = { passwd = 'geheim' }",
+        "[fence.node-7]\nagent = '/usr/sbin/fence_x'\nsecret = { passwd = 'geheim' }",
+    ],
+)
+def test_a_secret_that_stands_where_none_belongs_is_not_repeated_to_whoever_reads_the_message(
+    file: Path, text: str
+) -> None:
+    file.write_text(text)
+    with pytest.raises(InvalidSetting) as mistake:
+        load(file=file, environment={})
+    assert "geheim" not in f"{mistake.value} {mistake.value.hint}"
 
 
 def test_a_mistake_in_a_variable_or_a_flag_says_that_it_stands_there() -> None:

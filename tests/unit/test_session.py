@@ -114,7 +114,7 @@ def test_a_cluster_that_never_said_what_is_done_at_a_lost_session_kills_and_olde
     agreed = Contract(TIMING).as_mapping()
     assert "on_session_lost" not in agreed
     check_contract(Contract(TIMING), agreed, key="/k")
-    with pytest.raises(ContractMismatch, match="on_session_lost: here freeze, cluster kill"):
+    with pytest.raises(ContractMismatch, match=" cluster_on_session_lost: here freeze, cluster kill"):
         check_contract(Contract(TIMING, on_session_lost=Action.FREEZE), agreed, key="/k")
     frozen = Contract(TIMING, on_session_lost=Action.FREEZE)
     check_contract(frozen, frozen.as_mapping(), key="/k")
@@ -125,7 +125,7 @@ def test_a_cluster_that_never_said_what_is_done_at_a_lost_session_kills_and_olde
     [
         ({"local_folders": ["/local"]}, r"local_folders: here \[\], cluster \['/local'\]"),
         ({"takeover_needs": "fence"}, "takeover_needs: here silence, cluster fence"),
-        ({"on_session_lost": "freeze"}, "on_session_lost: here kill, cluster freeze"),
+        ({"on_session_lost": "freeze"}, " cluster_on_session_lost: here kill, cluster freeze"),
         ({"disk_identity": "md5"}, "disk_identity: here path, cluster md5"),
         ({"timing": {**TIMING.as_mapping(), "kill_seconds": 6.0}}, "kill_seconds: here 5.0, cluster 6.0"),
         ({"timing": "broken"}, "ttl_seconds: here 10, cluster None"),
