@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from etcdlock import errors
+from etcdlock.session import Contract
 from etcdlock.timing import Timing
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +61,17 @@ def test_every_alert_has_its_line_in_operations() -> None:
     alerts = set(re.findall(r"alert: (\w+)", rules))
     assert alerts
     assert alerts == set(re.findall(r"^\| `(Etcdlock\w+)`", page("OPERATIONS.md"), flags=re.MULTILINE))
+
+
+def test_what_all_hosts_must_agree_on_is_named_where_an_operator_changes_it() -> None:
+    # The timing is a table of its own, and the version of the rules no setting.
+    rules = {field.name for field in fields(Contract)} - {"timing", "identity_rules", "on_session_lost"}
+    rules.add("cluster_on_session_lost")
+    said = re.search(r"\*\*To change it\*\* \(and likewise ([^)]*)\)", page("OPERATIONS.md"))
+    assert said
+    assert set(re.findall(r"`(\w+)`", said[1])) == rules
+    comment = (ROOT / "deploy/debian/etcdlock.toml").read_text(encoding="utf-8").partition("\n\n")[0]
+    assert {rule for rule in rules if not re.search(rf"\b{rule}\b", comment)} == set()
 
 
 def test_the_table_of_timings_is_what_the_arithmetic_gives() -> None:

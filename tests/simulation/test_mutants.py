@@ -61,3 +61,10 @@ def test_the_schedule_that_caught_a_fault_last_comes_first_then_those_of_its_the
 def test_the_page_names_every_planted_fault_and_no_other() -> None:
     page = (ROOT / "docs" / "SIMULATION.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == [mutant.name for mutant in MUTANTS]
+
+
+def test_every_page_that_counts_the_planted_faults_counts_all_of_them() -> None:
+    for name in ("README.md", "CHANGELOG.md", "docs/TRACK_RECORD.md"):
+        text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        counted = re.findall(r"(\d+) (?:planted faults|faults (?:that are )?planted)", text)
+        assert counted == [str(len(MUTANTS))], name
