@@ -207,14 +207,19 @@ def has_open(pid: int, resource: Resource, /) -> bool:
     said (an LVM or SCSI id), it counts as open: a guest that has stopped is parked, and nothing is given away.
 
     QEMU opens an image anew and closes the old descriptor when its rights change, as at the end of a migration. So
-    "not open" is said only of descriptors that stayed the same while they were looked at.
+    "not open" is said only of descriptors that stayed the same while they were looked at, and never of those that the
+    kernel does not show: an agent in a container may lack the right.
     """
     if not resource.path and len(resource.name) != hashlib.sha256().digest_size * 2:
         return True
     means = partial(_is_file, path=resource.path) if resource.path else partial(_has_digest, digest=resource.name)
     before: _Descriptors | None = None
     for _ in range(_MOST_LOOKS):
-        now = _descriptors(pid)
+        try:
+            now = _descriptors(pid)
+        except OSError as error:
+            note("guests_files_not_shown", level=logging.WARNING, pid=pid, error=error)
+            return True
         if now is not None and any(map(means, now.values())):
             return True
         if now is not None and now == before:
@@ -224,12 +229,15 @@ def has_open(pid: int, resource: Resource, /) -> bool:
 
 
 def _descriptors(pid: int, /) -> _Descriptors | None:
-    """All of a process, with the file that each led to when it was looked at; None if one went away meanwhile."""
+    """All of a process, with the file that each led to when it was looked at; None if one went away meanwhile.
+
+    Raises `OSError` if the kernel does not show them.
+    """
     try:
         return {link.name: _opened(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
     except FileNotFoundError:
         return None if Path(f"/proc/{pid}/fd").exists() else {}
-    except OSError:
+    except ProcessLookupError:
         return {}  # it is gone
 
 

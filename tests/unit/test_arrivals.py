@@ -136,3 +136,36 @@ def test_a_file_that_is_closed_looks_closed(tmp_path: Path) -> None:
         process.stdout.readline()
         assert not has_open(process.pid, disk)
         process.kill()
+
+
+LOOKS = """
+import sys
+from etcdlock.adapters.host_processes import has_open
+from etcdlock.model import Mode, Resource
+print(has_open(int(sys.argv[1]), Resource("path", sys.argv[2], Mode.EXCLUSIVE, sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have some of root's rights")
+@pytest.mark.parametrize(
+    ("rights", "looks_open"),
+    [
+        ("-all", True),
+        ("-all,+sys_ptrace", True),
+        ("-all,+dac_read_search", True),
+        ("-all,+sys_ptrace,+dac_read_search", False),
+    ],
+)
+def test_a_disk_of_which_the_kernel_does_not_tell_who_has_it_open_counts_as_open(
+    tmp_path: Path, rights: str, looks_open: bool
+) -> None:
+    closed = tmp_path / "image"
+    closed.touch()
+    with subprocess.Popen(["sleep", "60"], user=65534, group=65534, extra_groups=[]) as guest:
+        try:
+            look = [sys.executable, "-c", LOOKS, str(guest.pid), str(closed)]
+            command = ["setpriv", f"--bounding-set={rights}", "--inh-caps=-all", *look]
+            told = subprocess.run(command, capture_output=True, text=True, check=True)
+        finally:
+            guest.kill()
+    assert told.stdout.strip() == str(looks_open), told.stderr
