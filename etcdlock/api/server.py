@@ -20,6 +20,7 @@ import uvicorn
 from etcdlock.api.bounds import Bounds
 from etcdlock.api.connection import Connection
 from etcdlock.api.peer import Rights, Rules
+from etcdlock.errors import InvalidSetting, reason_of
 from etcdlock.journal import note
 
 if TYPE_CHECKING:
@@ -130,7 +131,13 @@ class _Server(uvicorn.Server):
 
 
 def _let_in(path: str, /, *, group: int | None) -> None:
-    """The group first: nobody else is let in meanwhile."""
+    """The group first: nobody else is let in meanwhile. Raises `InvalidSetting` if it may not be given to that group."""
     if group is not None:
-        os.chown(path, -1, group)
+        try:
+            os.chown(path, -1, group)
+        except PermissionError as error:
+            raise InvalidSetting(
+                f"api_group: {path} cannot be given to group {group}: {reason_of(error)}",
+                hint="the agent's user must be in that group, or have the capability CAP_CHOWN",
+            ) from error
     Path(path).chmod(_MODE)
