@@ -131,7 +131,7 @@ class _Server(uvicorn.Server):
 
 
 def _let_in(path: str, /, *, group: int | None) -> None:
-    """The group first: nobody else is let in meanwhile. Raises `InvalidSetting` if it may not be given to that group."""
+    """The group first: nobody else is let in meanwhile. Raises `InvalidSetting` if it may not have it."""
     if group is not None:
         try:
             os.chown(path, -1, group)

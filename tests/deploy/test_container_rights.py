@@ -1,4 +1,4 @@
-"""What docs/CONTAINERS.md says of each capability of an agent in a container: with all of them all goes, without one that."""
+"""What docs/CONTAINERS.md says of each capability of an agent in a container: tried with all, and without each."""
 
 from __future__ import annotations
 
