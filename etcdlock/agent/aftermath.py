@@ -18,7 +18,9 @@ from etcdlock.agent import known_paths, partitions
 from etcdlock.agent.context import Context
 from etcdlock.agent.endings import Endings
 from etcdlock.agent.host_ledger import HostLedger
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.residents import Resident, Residents
+from etcdlock.agent.waiting import first_of
 from etcdlock.errors import EtcdlockError, Superseded
 from etcdlock.identity import stays_behind
 from etcdlock.journal import note
@@ -142,7 +144,7 @@ class Aftermath:
 
     async def _until_released(self, resident: Resident, /) -> None:
         """Wait for the guest's end, then give back what it held. One that has left holds nothing."""
-        await _either(resident.guest.gone(), resident.left.wait())
+        await first_of(until_gone(resident.guest, self._context.clock), resident.left.wait())
         if resident.left.is_set():
             return
         resident.gone = True
@@ -168,13 +170,3 @@ class Aftermath:
 
     def _now(self) -> float:
         return self._context.clock.now()
-
-
-async def _either(*waits: Coroutine[Any, Any, object]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

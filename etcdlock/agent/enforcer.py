@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.pausing import pause
 from etcdlock.errors import SessionLost
 from etcdlock.escalation import KILLED, Action, Charge, Deadline, Sight, Stage, Step, after, may_be_armed, step
@@ -178,7 +179,7 @@ class Enforcer(Guard):
         self._take_out(armed.guest)
         armed.stage, armed.deadline = after(taken, stage=before), deadline
         self._put(armed)
-        armed.ending = armed.ending or asyncio.ensure_future(armed.guest.gone())
+        armed.ending = armed.ending or asyncio.ensure_future(until_gone(armed.guest, self._clock))
         self._tell(armed, taken, is_first=armed.stage is not before)
 
     def _tell(self, armed: _Armed, taken: Step, *, is_first: bool) -> None:

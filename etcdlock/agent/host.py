@@ -31,6 +31,7 @@ from etcdlock.agent.lookout import Lookout
 from etcdlock.agent.member import Member
 from etcdlock.agent.namer import Namer
 from etcdlock.agent.observer import Observer
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.patience import ask_until_answered
 from etcdlock.agent.residents import Asked, Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
@@ -385,7 +386,7 @@ class HostAgent:
                 resident.guest.kill()  # the earlier agent's guard stays until it is gone: no other has taken it in
             else:
                 return
-        await resident.guest.gone()
+        await until_gone(resident.guest, self._context.clock)
 
     async def _adopt(self, resident: Resident, /, *, until: float) -> None:
         if not resident.gone:

@@ -21,6 +21,7 @@ from etcdlock.agent.context import Context, undisturbed
 from etcdlock.agent.courier import Answer, Courier, Sent
 from etcdlock.agent.custody import Custody
 from etcdlock.agent.member import Member
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.proving import proofs_against
 from etcdlock.errors import EtcdlockError, GuardLost, Refused, SessionLost, Superseded, Unreachable
 from etcdlock.journal import note
@@ -188,7 +189,7 @@ class Ledger:
         """The guest must not run: end it, then give back what was taken for it."""
         guest = self._held[uuid].guest
         guest.kill()
-        await guest.gone()
+        await until_gone(guest, self._context.clock)
         await self._release(uuid, until=until)
 
     # --- carrying over ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
 from etcdlock.agent.observer import Observer
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.waiting import wait_for_change
 from etcdlock.errors import EtcdlockError, HeldElsewhere, OutcomeUnknown, SessionLost, Unreachable
 from etcdlock.escalation import Action
@@ -197,14 +198,14 @@ class Solo:
     async def _put_away(self, guest: Guest, /) -> None:
         """A guest that never ran."""
         guest.kill()
-        await guest.gone()
+        await until_gone(guest, self._context.clock)
         await self._guard.disarm(guest)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
     async def _until_gone(self, guest: Guest, stored: StoredDomain, /) -> Ending:
         """Wait for the guest's end, or bring it about where we are cancelled, and give its locks back."""
-        going = asyncio.ensure_future(guest.gone())
+        going = asyncio.ensure_future(until_gone(guest, self._context.clock))
         try:
             self._task.tell(stored.token)
             await asyncio.wait((going,))

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from etcdlock.agent.context import undisturbed
 from etcdlock.agent.endings import End
+from etcdlock.agent.parting import until_gone
 from etcdlock.agent.solo import Ending, Task
 from etcdlock.api.client import AgentClient
 from etcdlock.api.lifeline import Lifeline
@@ -82,7 +83,7 @@ class Lodger:
             token = await self._acquire(guest)
             guest.open_gate(token=token)  # nothing is awaited between the answer and this
         except NoSuchGuest:
-            return Ending(await guest.gone(), stopped=False, released=True)  # killed behind its gate
+            return Ending(await until_gone(guest, self._clock), stopped=False, released=True)  # killed behind its gate
         except BaseException:
             await undisturbed(self._put_away(guest))
             raise
@@ -118,14 +119,14 @@ class Lodger:
     async def _put_away(self, guest: Guest, /) -> None:
         """A guest that never ran."""
         guest.kill()
-        await guest.gone()
+        await until_gone(guest, self._clock)
         await self._given_back()
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
     async def _until_gone(self, guest: Guest, token: int, /) -> Ending:
         """Wait for the guest's end, or bring it about where we are cancelled, and for its locks to be given back."""
-        going = asyncio.ensure_future(guest.gone())
+        going = asyncio.ensure_future(until_gone(guest, self._clock))
         try:
             self._task.tell(token)
             await asyncio.wait((going,))

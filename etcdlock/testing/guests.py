@@ -1,13 +1,16 @@
 """Guests without processes and a guard without a process, on virtual time.
 
 A fake guest behaves as `ports.Guest` says: it exists behind a closed gate, runs once that is open, and is gone some
-time after it is killed, or never while it is `stuck`. What it did is on record for judges, on true time (that of the
-loop), whatever the host's clock says. It must be used inside `run_virtual`.
+time after it is killed, or never while it is `stuck`. `untold` is how many more times the kernel cannot tell whether it
+is gone. What it did is on record for judges, on true time (that of the loop), whatever the host's clock says. It must
+be used inside `run_virtual`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,6 +45,7 @@ class FakeGuest:
         self.pidfd = -1
         self.death_seconds = death_seconds
         self.stuck = False
+        self.untold = 0
         self.token: int | None = None
         self.opened_at: float | None = None
         self.killed_at: float | None = None
@@ -121,6 +125,9 @@ class FakeGuest:
             self._stood[-1] = (self._stood[-1][0], _now())
 
     async def gone(self) -> ExitStatus:
+        if self.untold:
+            self.untold -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return await asyncio.shield(self._gone)
 
     def _die(self) -> None:
