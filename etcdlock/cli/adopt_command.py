@@ -13,6 +13,7 @@ Exits with 0 if all of them are locked now; 100 if another holds something of on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,4 +128,5 @@ def _print(adopted: Document, /) -> None:
     for line in adopted["unread"]:
         out.print(tables.text(f"could not be read: {line}", style="bold red"), soft_wrap=True)
     if not adopted["guests"] and not adopted["unread"]:
-        out.print("libvirt runs no guest on this host.")
+        whose = "" if os.geteuid() == 0 else " of this user's"  # root sees those of the system
+        out.print(f"libvirt runs no guest{whose} on this host.")

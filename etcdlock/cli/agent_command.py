@@ -53,13 +53,11 @@ def command(
 
     settings = _apart(_in_a_real_cluster(common.settings()), uid=os.geteuid())
     if settings.is_shadow:
-        from etcdlock.cli.shadow_agent import serve as serve_shadow
-
-        serving = serve_shadow(settings, on_guests=on_guests)
+        from etcdlock.cli.shadow_agent import serve
     else:
-        serving = _serve(settings, on_guests=on_guests)
+        serve = _serve
     with only_agent(settings.run_folder), logging_in_background(), keeping(record_places(settings)):
-        run_async(serving)
+        run_async(serve(settings, on_guests=on_guests))
     return Exit.OK
 
 

@@ -42,12 +42,16 @@ class _Home:
     ignores_case: bool = False
 
 
+_DENIED = "Permission denied"
+_BY_OTHERS = "this user may not look there: ask as root, or through the agent"
+
+
 def identify_place(place: Place, /, *, here: str) -> Identified:
     """The name of what is there. `here` is the lockspace of what only this host can reach. Raises `NotIdentified`."""
     if place.kind is Kind.ABSENT:
         raise NotIdentified(
             f"'{escaped(place.path)}' could not be looked at: {place.error}",
-            hint="mount or connect it on this host, where it is to be used",
+            hint=_BY_OTHERS if place.error == _DENIED else "mount or connect it on this host, where it is to be used",
         )
     if place.kind is Kind.CHARACTER:
         return Identified(ResourceName(here, f"character {place.number}"), "local", ("a character device",))

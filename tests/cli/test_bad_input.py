@@ -113,3 +113,11 @@ def test_with_json_a_mistake_is_a_document_too(
     document = done.document()
     assert (done.status, document["error"]) == (2, "InvalidInput")
     assert document["hint"] == "`virsh domuuid` prints it"
+
+
+def test_an_agent_that_cannot_have_its_run_folder_says_that_and_no_more(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ETCDLOCK_RUN_FOLDER", "/dev/null/run")
+    done = do(("agent",), monkeypatch, capsys)
+    assert (done.status, done.err) == (2, "etcdlock: run_folder: /dev/null/run/agent.lock: Not a directory\n")

@@ -158,6 +158,10 @@ def test_what_is_not_identified_is_refused_or_locked_by_its_path_with_a_warning(
 
 
 def test_what_is_not_there_is_never_locked_by_its_path() -> None:
+    hidden = Place(path="/mnt/a", real="/mnt/a", kind=Kind.ABSENT, error="Permission denied")
+    with pytest.raises(NotIdentified, match="Permission denied") as denied:
+        auto(hidden)("/mnt/a")
+    assert "ask as root" in denied.value.hint
     absent = Place(path="/mnt/a", real="/mnt/a", kind=Kind.ABSENT, error="its folder does not exist")
     with pytest.raises(NotIdentified, match="its folder does not exist"):
         auto(absent, unidentified="path")("/mnt/a")
