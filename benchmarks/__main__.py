@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
 
 def _describe(binary: str) -> str:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    return f"{said}, one member, waiting for its disk as it does in production"
+    return f"{said.replace(' Version: ', ' ')}, one member, waiting for its disk as it does in production"
 
 
 if __name__ == "__main__":
