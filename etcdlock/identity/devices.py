@@ -1,8 +1,8 @@
 """What a block device is called: by what is written on it or in it, never by where this host has put it.
 
 The first that knows wins: LVM's UUIDs, the unit's own name (SCSI, NVMe), the UUID of an md array, the image that it
-maps (rbd), the file behind it (loop). What lies on one other device alone, as an encrypted one does, is called like
-that one. A partition is called after its disk, and its number.
+maps (rbd), the file behind it (loop). What the device mapper lays on one other device alone, as an encrypted one, is
+called like that one. A partition is called after its disk, and its number.
 
 Where a name must be too wide or too narrow, it is too wide: a loop device is called like the whole of its file,
 whatever part of it it shows.
@@ -27,6 +27,7 @@ MD_LOCKSPACE: Final = "md"
 _LVM_UUID: Final = re.compile(r"LVM-([0-9A-Za-z]{32})([0-9A-Za-z]{32})(-[a-z0-9_]+)?")
 _LVM_GROUPS: Final = (6, 4, 4, 4, 4, 4, 6)
 _PARTITION_UUID: Final = re.compile(r"part(\d+)-.+")
+_MAPPED: Final = "dm-"  # drbd has slaves in sysfs, too: its local half, which is another disk on every host
 _OF_ONE_HOST: Final = re.compile(r"(zram|ram|sr|fd)\d+")
 _DEEPEST: Final = 16
 
@@ -48,7 +49,7 @@ def identify_device(device: Device, /, *, of_place: OfPlace, here: str, depth: i
         return _partition(below(device.whole), device.partition, device)
     if device.dm_uuid:
         return _mapped(device, below)
-    if device.lower and not device.md_uuid:
+    if device.name.startswith(_MAPPED):
         return _stacked(device, below)
     if device.backing_file:
         return _loop(device, of_place)

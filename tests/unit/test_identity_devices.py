@@ -166,7 +166,8 @@ def test_a_loop_device_is_called_like_its_file_whatever_part_it_shows() -> None:
         Device(number="8:0", name="sda", page83=page(VENDORS_OWN), wwid="", dm_name=""),
         Device(number="253:4", name="dm-4", dm_uuid="somebodys-own", lower=(PATH_A, PATH_B)),
         Device(number="253:4", name="dm-4"),
-        Device(number="147:0", name="drbd0"),
+        Device(number="147:0", name="drbd0", lower=(PATH_A,)),  # the local half, which every host calls otherwise
+        Device(number="252:0", name="bcache0", lower=(PATH_A,)),
     ],
     ids=lambda device: device.name,
 )
