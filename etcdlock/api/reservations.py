@@ -1,7 +1,8 @@
 """`/v1/reservations/…`: disks held for a process that is no guest, for as long as the connection lasts.
 
-Guaranteed: when the connection ends, however it ends, or the process does, what was reserved is given back. If the
-agent ends first, it is kept until the process ends: nobody could have said that it does not write any more.
+Guaranteed: when the connection ends, however it ends, or the process does, what was reserved is given back, also if
+the answer was lost before; while etcd does not answer that is tried again. If the agent ends first, it is kept until
+the process ends: nobody could have said that it does not write any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
@@ -20,6 +22,7 @@ from etcdlock.api.behind import Domains
 from etcdlock.api.desk import Desk
 from etcdlock.api.models import DomainUuid, Lock, ReservedLocks
 from etcdlock.domainxml import DomainXml, chains_of, named_of, parse_domain, paths_of, with_chains
+from etcdlock.errors import EtcdlockError, InvalidInput, NotReady, OutcomeUnknown, Refused, SessionLost, Unreachable
 from etcdlock.identity import check_reservable, distinct, of_domain, with_readonly_rule
 from etcdlock.journal import note
 from etcdlock.model import Owner, Resource
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 KEEP_ALIVE_SECONDS = 15.0
+AGAIN_SECONDS = 1.0
+"""After what could not be given back since etcd did not answer."""
 
 
 class ReservationRoutes:
@@ -42,6 +47,9 @@ class ReservationRoutes:
         self._chains = chains
         self._readonly_disks = readonly_disks
         self._host = host
+        self._standing: set[UUID] = set()
+        """What is asked for, held or not given back yet."""
+        self._trying: set[asyncio.Task[None]] = set()
 
     def router(self) -> APIRouter:
         """`POST /v1/reservations/{uuid}`."""
@@ -58,10 +66,21 @@ class ReservationRoutes:
 
     async def reserve(self, uuid: DomainUuid, wanted: ReservedLocks, request: Request) -> StreamingResponse:
         """The first line of the answer is the lock; then come empty lines, every few seconds, and no end."""
-        owner = wanted.owner(uuid, caller=request.state.pid)
-        stored = await self._desk.see_to(self._domains.acquire(owner, await self._all(wanted)))
+        owner, resources = wanted.owner(uuid, caller=request.state.pid), await self._all(wanted)
+        if uuid in self._standing:
+            what = f"reservation {uuid} is held over another connection, or is about to be given back"
+            raise Refused(what, hint="use a fresh UUID; or ask again once that connection has ended")
+        self._standing.add(uuid)
+        try:
+            stored = await self._desk.see_to(self._domains.acquire(owner, resources))
+        except (InvalidInput, Refused):
+            self._standing.discard(uuid)
+            raise
+        except BaseException:  # it may have been done, or may be yet, and nobody holds the connection for it
+            self._keep_trying(owner)
+            raise
         lock = Lock.of(uuid, stored, host=self._host)
-        return _Held(self._given_back, owner, lock.model_dump_json())
+        return _Held(self._left, owner, lock.model_dump_json())
 
     async def _all(self, wanted: ReservedLocks, /) -> tuple[Resource, ...]:
         """Of all domains and by themselves, with the images below."""
@@ -85,8 +104,30 @@ class ReservationRoutes:
                 note("not_reserved", level=logging.WARNING, domain=xml.domain, warning=warning)
         return xmls
 
-    async def _given_back(self, owner: Owner, /) -> None:
-        await self._desk.see_to(self._domains.give_back(owner))
+    async def _left(self, owner: Owner, /) -> None:
+        """Its connection has ended."""
+        if not await self._gives_back(owner):
+            self._keep_trying(owner)
+
+    async def _gives_back(self, owner: Owner, /) -> bool:
+        """Whether that need not be tried again. The desk notes what went wrong."""
+        try:
+            await self._desk.see_to(self._domains.give_back(owner))
+        except (NotReady, OutcomeUnknown, SessionLost, Unreachable):
+            return False
+        except EtcdlockError:  # its process has ended, or it is another's
+            pass
+        self._standing.discard(owner.domain.uuid)
+        return True
+
+    def _keep_trying(self, owner: Owner, /) -> None:
+        task = asyncio.ensure_future(self._until_given_back(owner))
+        self._trying.add(task)
+        task.add_done_callback(self._trying.discard)
+
+    async def _until_given_back(self, owner: Owner, /) -> None:
+        while not await self._gives_back(owner):
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 class _Held(StreamingResponse):

@@ -1,7 +1,8 @@
 """Disks held for a process that is no guest: a backup, a repair, a look into an image. libvirt's Reserve and UnReserve.
 
 Held from `acquire` until `release`, the end of the process it is for, or the end of the connection over which it was
-asked, whichever comes first. While it lasts, no guest that needs one of the disks starts, on any host.
+asked (driver `agent`) or of the program (`fcntl`), whichever comes first. While it lasts, no guest that needs one of
+the disks starts, on any host.
 
 The process is stopped like a guest, with all that it has started, when its session can no longer be proven: so it is
 best one of its own, that does nothing else. `etcdlock reserve` starts one.
@@ -9,13 +10,14 @@ best one of its own, that does nothing else. `etcdlock reserve` starts one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from etcdlock.driver.loading import Loaded
 from etcdlock.driver.plugin import Capability, Lock
 from etcdlock.driver.wanted import Registrar
-from etcdlock.errors import Refused
+from etcdlock.errors import InvalidInput, NotLocked, Refused
 from etcdlock.identity import Named, check_reservable, of_domain
 from etcdlock.model import DomainId, Mode, Owner
 
@@ -34,6 +36,7 @@ class Reservation:
         self._registrar = Registrar(asked)
         self._wanted: list[Named] = []
         self._lock: Lock | None = None
+        self._is_in_doubt = False
 
     def __enter__(self) -> Self:
         return self
@@ -62,13 +65,23 @@ class Reservation:
         self._wanted = wanted
 
     def acquire(self) -> Lock:
-        """All of it, or nothing. Raises `HeldElsewhere`."""
-        resources = check_reservable(self._registrar.all_of(self._wanted))
-        self._lock = self._loaded.ask(Capability.RESERVE).reserve(self._owner, resources)
+        """All of it, or nothing. Raises `HeldElsewhere`. Asked again it is a success; `release` ends it also where no
+        answer had come.
+        """
+        if self._lock is None:
+            resources = check_reservable(self._registrar.all_of(self._wanted))
+            driver = self._loaded.ask(Capability.RESERVE)
+            self._is_in_doubt = True
+            try:
+                self._lock = driver.reserve(self._owner, resources)
+            except (InvalidInput, Refused):
+                self._is_in_doubt = False
+                raise
         return self._lock
 
     def release(self) -> None:
         """The process does not use them any more."""
-        if self._lock is not None:
-            self._loaded.ask(Capability.RESERVE).unreserve(self._owner)
-            self._lock = None
+        if self._is_in_doubt:
+            with suppress(NotLocked):
+                self._loaded.ask(Capability.RESERVE).unreserve(self._owner)
+            self._lock, self._is_in_doubt = None, False

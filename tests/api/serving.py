@@ -48,10 +48,9 @@ def application(
     agent, host, world = hypervisor.agent, hypervisor.host, hypervisor.world
     assert agent is not None
     context = host.context(contract=world.contract, chance=world.fresh_chance(), kind=SessionKind.AGENT)
-    requests = Requests(agent, context, processes=hypervisor.processes, answer_seconds=answer_seconds)
     view = View(agent, context, name="default", endpoint=lambda: "etcd:2379", answer_seconds=answer_seconds)
     return create_app(
-        domains or requests,
+        domains or requests_of(hypervisor, answer_seconds=answer_seconds),
         view,
         namer=Namer(Naming()),
         chains=chains,
@@ -59,6 +58,14 @@ def application(
         answer_seconds=answer_seconds,
         extra_routers=extra_routers,
     )
+
+
+def requests_of(hypervisor: Hypervisor, *, answer_seconds: float = ANSWER_SECONDS) -> Requests:
+    """Behind the API."""
+    agent, host, world = hypervisor.agent, hypervisor.host, hypervisor.world
+    assert agent is not None
+    context = host.context(contract=world.contract, chance=world.fresh_chance(), kind=SessionKind.AGENT)
+    return Requests(agent, context, processes=hypervisor.processes, answer_seconds=answer_seconds)
 
 
 @dataclass(slots=True)

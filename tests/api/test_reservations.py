@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from etcdlock.agent.chains import Chains
-from etcdlock.errors import HeldElsewhere, InvalidInput
-from etcdlock.model import DomainId, Mode, Owner
-from tests.api.serving import ApiHost, Serving
+from etcdlock.errors import HeldElsewhere, InvalidInput, OutcomeUnknown, Refused
+from etcdlock.model import DomainId, Mode, Owner, Resource, StoredDomain
+from tests.api.serving import ApiHost, Serving, requests_of
 from tests.promises.world import disk, domain
 from tests.unit.test_backing_chain import reader
 from tests.unit.test_wanted_chains import IMAGES
+
+if TYPE_CHECKING:
+    from etcdlock.agent.requests import Requests
+    from etcdlock.api.behind import Domains
 
 VM = domain(0x1234)
 A, B = disk("a"), disk("b")
@@ -82,6 +86,54 @@ def test_a_process_that_ends_gives_back_what_it_has_reserved_though_its_connecti
     alice.end(process)
     comes_true(lambda: alice.hypervisor.record(owner.domain) is None)
     held.close()
+
+
+class Unheard:
+    """A host's agent whose next answers are lost: of so many calls of each kind."""
+
+    def __init__(self, **lost: int) -> None:
+        self.real: Requests | None = None
+        self._lost = lost
+
+    async def acquire(self, owner: Owner, resources: tuple[Resource, ...], /) -> StoredDomain:
+        assert self.real is not None
+        found = await self.real.acquire(owner, resources)
+        self._lose("acquire")
+        return found
+
+    async def give_back(self, owner: Owner, /) -> None:
+        assert self.real is not None
+        self._lose("give_back")
+        await self.real.give_back(owner)
+
+    def _lose(self, what: str) -> None:
+        self._lost[what] = self._lost.get(what, 0) - 1
+        if self._lost[what] >= 0:
+            raise OutcomeUnknown("etcd does not answer")
+
+
+def unheard(hosts: Serving, behind: Unheard) -> ApiHost:
+    host = hosts.host("alice", domains=cast("Domains", behind))
+    behind.real = requests_of(host.hypervisor)
+    return host
+
+
+def test_what_cannot_be_given_back_when_the_connection_ends_is_given_back_later(hosts: Serving) -> None:
+    host = unheard(hosts, Unheard(give_back=2))
+    owner = backup(host)
+    held = host.client.reserve(owner, (A,))
+    with pytest.raises(Refused, match="over another connection"):  # whose end would give back what this one holds
+        host.client.reserve(owner, (A,))
+    held.close()
+    comes_true(lambda: host.hypervisor.record(owner.domain) is None)
+
+
+def test_what_was_reserved_though_its_answer_was_lost_is_given_back(hosts: Serving) -> None:
+    host = unheard(hosts, Unheard(acquire=1))
+    owner = backup(host)
+    with pytest.raises(OutcomeUnknown):
+        host.client.reserve(owner, (A,))
+    comes_true(lambda: host.hypervisor.record(owner.domain) is None)
 
 
 def test_images_below_are_reserved_with_their_disks(hosts: Serving) -> None:
