@@ -20,7 +20,10 @@ from tests.cluster.cluster import Scene
 from tests.cluster.fault import Fault, Scale, Victims
 
 BESIDE: Final = ("session revoked", "agent killed", "guard killed", "agent and guard killed", "agent stopped, shortly")
-"""What may be put in beside another: it acts on one host's processes alone."""
+"""What may be put in beside another: it acts on one host alone."""
+_NEEDS_ETCD: Final = "session revoked"
+_STOPS_ETCD: Final = ("members cut off from each other", "all members stopped", "all members killed")
+"""Beside these an operator has nobody to ask."""
 _BESIDE_SHARE: Final = 0.2
 
 
@@ -91,5 +94,6 @@ def endless(chance: random.Random, /) -> Iterator[tuple[Fault, Fault | None]]:
         faults = list(FAULTS.values())
         chance.shuffle(faults)
         for fault in faults:
-            beside = FAULTS[chance.choice(BESIDE)] if chance.random() < _BESIDE_SHARE else None
-            yield fault, beside
+            beside = chance.choice(BESIDE) if chance.random() < _BESIDE_SHARE else ""
+            can_be = beside and not (beside == _NEEDS_ETCD and fault.name in _STOPS_ETCD)
+            yield fault, FAULTS[beside] if can_be else None
