@@ -32,8 +32,8 @@ class Families:
 
     def take_in(self, leader: Name, /) -> None:
         """A guest comes."""
-        self._known[leader] = frozenset()
         process = table.look_up(leader.pid)
+        self._known[leader] = frozenset()
         if process is not None and process.name == leader and process.parent == self._parent:
             self._children.add(leader)
 

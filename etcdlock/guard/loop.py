@@ -112,11 +112,13 @@ class Guard:
         )
         return min((each * 1000 + 1 for each in waits if each is not None), default=None)
 
-    def _try(self, what: Callable[..., object], *arguments: object) -> None:
+    def _try(self, what: Callable[..., object], *arguments: object) -> bool:
         try:
             what(*arguments)
         except (OSError, MemoryError):      # each step leaves what it has not done to the next round
             self._look_soon()
+            return False
+        return True
 
     def _watch(self) -> None:
         """Have the watchdog, and feed it while that is right."""
@@ -357,13 +359,11 @@ class Guard:
     def _take_in_charge(self, verb: str, name: Name, words: str, *, pidfds: list[int]) -> rules.Refusal | None:
         session, charge = wire.unpack_charge(words)
         answer = self._judged(verb, name, session, charge)
-        if not isinstance(answer, rules.Refusal) and not pidfds and name not in self._pidfds:
+        is_new = not isinstance(answer, rules.Refusal) and name not in self._pidfds
+        if is_new and not (pidfds and self._try(self._take_in, name, pidfds)):
             answer = rules.Refusal.NO_HANDLE
-        if isinstance(answer, rules.Refusal) or name in self._pidfds:
-            for pidfd in pidfds:
-                os.close(pidfd)
-        else:
-            self._take_in(name, pidfd=pidfds[0])
+        for pidfd in pidfds:
+            os.close(pidfd)
         if isinstance(answer, rules.Refusal):
             return answer
         self._state = answer
@@ -384,10 +384,10 @@ class Guard:
         self._stillness[name] = Stillness()
         self._stillness[name].look(self._families.recognise(name, table.read_table()))
 
-    def _take_in(self, name: Name, *, pidfd: int) -> None:
-        self._pidfds[name] = pidfd
+    def _take_in(self, name: Name, pidfds: list[int]) -> None:
+        self._families.take_in(name)    # or it is not known at all
+        self._pidfds[name] = pidfd = pidfds.pop()
         self._poll.register(pidfd, select.POLLIN)
-        self._families.take_in(name)
         self._look_at = min(self._look_at, instant.read().steady_seconds + _FIRST_LOOK_SECONDS)
 
     def _tell(self, *fields: object) -> None:

@@ -34,7 +34,7 @@ class Refusal(Enum):
     EXPIRED = "session is not proven any more"
     STOPPING = "guest is being stopped"
     NOT_ARMED = "guest is not armed"
-    NO_HANDLE = "no descriptor came with the guest"
+    NO_HANDLE = "no descriptor could be had for the guest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from etcdlock.guard.wire import Equipment
 DEADLINE_SECONDS = 15.0
 BUDGET_SECONDS = 1.2
 SLACK_SECONDS = 0.8
+RAW_STOP_AFTER_SECONDS = 10.0
+"""Of `raw_guard`."""
 WITH_PACKAGE = {**os.environ, "PYTHONPATH": str(Path(etcdlock.__file__).parents[1])}
 GUARD = Path(table.__file__).with_name("__main__.py")
 PARENT = Path(__file__).with_name("guarded_parent.py")
@@ -146,7 +148,7 @@ def raw_guard(
         ours.settimeout(DEADLINE_SECONDS)
         ours.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(Equipment())))
         assert re.fullmatch(rb"ready \d+:\d+ 0\.0 off ", ours.recv(100))
-        ours.send(wire.pack(wire.LIMITS, 0, *wire.pack_limits(Limits(10.0, 0.5, 1.0, 11.0))))
+        ours.send(wire.pack(wire.LIMITS, 0, *wire.pack_limits(Limits(RAW_STOP_AFTER_SECONDS, 0.5, 1.0, 11.0))))
         assert ours.recv(100) == b"done 0"
         try:
             yield ours, guard

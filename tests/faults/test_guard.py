@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from tests.faults.guarding import (
     DAEMON,
     DEADLINE_SECONDS,
     PARENT,
+    RAW_STOP_AFTER_SECONDS,
     SLACK_SECONDS,
     STUBBORN,
     carrying,
@@ -166,6 +167,34 @@ def test_a_guard_that_the_host_grants_nothing_any_more_goes_on_and_does_what_it_
         resource.prlimit(on.guard, resource.RLIMIT_NOFILE, (soft, hard))
         assert comes_true(lambda: not carrying(on.guest))
         os.close(pidfd)
+
+
+def test_a_guest_for_which_the_last_descriptor_is_not_enough_is_refused_and_harms_no_other() -> None:
+    with ExitStack() as on:
+        guests = [on.enter_context(subprocess.Popen(["sleep", "300"])) for _ in range(2)]
+        for guest in guests:
+            on.callback(guest.kill)
+        link, guard = on.enter_context(raw_guard())
+        link.send(wire.pack(wire.PROVE, 1, CLOCK.now() - RAW_STOP_AFTER_SECONDS + 1.5, "s"))
+        assert link.recv(100) == b"done 1"
+        soft, hard = resource.prlimit(guard.pid, resource.RLIMIT_NOFILE)
+        used = {int(entry.name) for entry in Path(f"/proc/{guard.pid}/fd").iterdir()}
+        first_free = min(set(range(len(used) + 1)) - used)
+        resource.prlimit(guard.pid, resource.RLIMIT_NOFILE, (first_free + 1, hard))
+        assert armed(link, guests[0]).startswith(b"refused")
+        resource.prlimit(guard.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert [armed(link, guest) for guest in guests] == [b"done 2", b"done 2"]
+        link.close()
+        assert [guest.wait(DEADLINE_SECONDS) for guest in guests] == [-signal.SIGKILL] * 2
+
+
+def armed(link: socket.socket, guest: subprocess.Popen[bytes]) -> bytes:
+    """The guard's answer."""
+    process, pidfd = table.look_up(guest.pid), os.pidfd_open(guest.pid)
+    assert process is not None
+    socket.send_fds(link, [wire.pack(wire.ARM, 2, process.name, wire.pack_charge("s", KILLED))], [pidfd])
+    os.close(pidfd)
+    return link.recv(100)
 
 
 # ---- the guard itself

@@ -162,7 +162,7 @@ def test_a_guest_without_a_descriptor_is_not_taken_in() -> None:
         for words in ((wire.PROVE, 1, CLOCK.now(), "s"), (wire.ARM, 2, "1:1", wire.pack_charge("s", KILLED))):
             link.send(wire.pack(*words))
             answers.append(link.recv(4096))
-    assert answers == [b"done 1", b"refused 2 no descriptor came with the guest"]
+    assert answers == [b"done 1", b"refused 2 no descriptor could be had for the guest"]
 
 
 def test_the_guard_hears_no_signal_of_its_parents_terminal() -> None:
