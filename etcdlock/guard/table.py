@@ -136,15 +136,17 @@ def family(
 def marks(table: Table, *, leaders: frozenset[Name]) -> dict[Name, frozenset[Name]]:
     """For each leader those that carry its mark.
 
-    Reads their environment, which lies in their memory: that can wait for as long as they do. Those in uninterruptible
-    sleep are left for the next time, but one whose threads disagree may still be met: call it where waiting does no
-    harm.
+    Reads their environment, which lies in their memory: that can wait for as long as they do, so call it where waiting
+    does no harm. Those in uninterruptible sleep are read last, and only if a leader would be said to have none: a guest
+    that does nothing but write is hardly ever seen otherwise.
     """
     found: dict[Name, set[Name]] = {leader: set() for leader in leaders}
     by_text = {str(leader): leader for leader in leaders}
     earliest = min((leader.start for leader in leaders), default=0)
-    for process in table:
-        if process.alive and not process.waiting and process.name.start >= earliest:
+    for process in sorted(table, key=lambda process: process.waiting):
+        if process.waiting and all(found.values()):
+            break
+        if process.alive and process.name.start >= earliest:
             for text in _mark(process.name.pid):
                 if text in by_text:
                     found[by_text[text]].add(process.name)

@@ -12,14 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from etcdlock.escalation import Action, Charge
 from etcdlock.guard import table, wire
+from tests.faults.frozen_disk import disk, done, thaw
 from tests.faults.guarding import CLOCK, DEADLINE_SECONDS, GUARD, comes_true, ends, lives, raw_guard
 
 AUDITED = """
@@ -79,35 +79,6 @@ def test_a_whole_life_of_guests_takes_the_guard_to_no_disk(tmp_path: Path, monke
     assert [[event, name] for event, name in seen if event == "import" or not name.startswith(kernels)] == []
 
 
-@contextmanager
-def disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, thawed and unmounted whatever happens, also if this process does not live on."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for a loop device and a mount: sudo")
-    image, point = folder / "image", folder / "disk"
-    with image.open("xb") as opened:
-        opened.truncate(128 * 2**20)
-    point.mkdir()
-    done("mkfs.ext4", "-q", "-F", image)
-    done("mount", "-o", "loop", image, point)
-    at_last = ("sh", "-c", 'read -r _; fsfreeze -u "$1" 2>/dev/null; umount "$1"', "thaw", str(point))
-    with subprocess.Popen(at_last, stdin=subprocess.PIPE) as thawing:
-        try:
-            yield point
-        finally:
-            thawing.communicate(timeout=DEADLINE_SECONDS)
-    assert not point.is_mount()
-
-
-def thaw(point: Path) -> None:
-    """If it is not thawed already."""
-    subprocess.run(("fsfreeze", "-u", point), check=False, stderr=subprocess.DEVNULL, timeout=DEADLINE_SECONDS)
-
-
-def done(*command: str | Path) -> None:
-    subprocess.run(command, check=True, timeout=DEADLINE_SECONDS)
-
-
 def installed(point: Path, *, planted: str) -> Path:
     """The interpreter's program and the guard's, there; its loop does what is planted, in each round."""
     package = point / "etcdlock"
@@ -155,6 +126,38 @@ def test_a_disk_that_hangs_stops_no_guard_but_one_that_writes_to_it(
         assert comes_true(lambda: guest.poll() is not None, within_seconds=left_seconds) is in_time
         done("fsfreeze", "-u", point)
         assert guest.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+
+
+def test_a_guard_forgets_no_guest_of_which_something_sleeps_in_the_kernel_while_it_writes(tmp_path: Path) -> None:
+    """Its first process has ended, and what it has left behind was never seen otherwise than asleep."""
+    with disk(tmp_path) as point, ExitStack() as stack:
+        link, _ = stack.enter_context(raw_guard())
+        leader = stack.enter_context(subprocess.Popen(["sleep", "300"]))
+        stack.callback(leader.kill)
+        process = table.look_up(leader.pid)
+        assert process is not None
+        done("fsfreeze", "-f", point)
+        writes = ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
+        marked = {**os.environ, table.MARK: str(process.name)}
+        left = stack.enter_context(subprocess.Popen(writes, env=marked, start_new_session=True))
+        stack.callback(thaw, point)
+        assert comes_true(lambda: (found := table.look_up(left.pid)) is not None and found.waiting)
+        said(link, wire.PROVE, CLOCK.now(), "s")
+        pidfd = os.pidfd_open(leader.pid)
+        said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(Action.KILL)), pidfd=pidfd)
+        os.close(pidfd)
+        leader.kill()
+        link.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            hear_of_an_end(link)
+        thaw(point)
+        link.settimeout(DEADLINE_SECONDS)
+        hear_of_an_end(link)
+
+
+def hear_of_an_end(link: socket.socket) -> None:
+    while not link.recv(200).startswith(b"gone "):
+        pass
 
 
 def said(link: socket.socket, verb: str, *fields: object, pidfd: int | None = None) -> None:

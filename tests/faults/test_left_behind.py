@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 from etcdlock.adapters.host_processes import HostProcesses
 from etcdlock.guard import table
 from etcdlock.ports import Guest, GuestName
+from tests.faults.frozen_disk import disk, done, thaw
 from tests.faults.guarding import comes_true, run
 
 
@@ -56,3 +58,29 @@ def test_its_descriptor_is_of_one_that_has_ended_so_that_no_signal_to_the_leader
         assert child.poll() is None
         guest.kill()
         child.wait()
+
+
+def test_what_sleeps_in_the_kernel_while_it_writes_is_the_guest_as_well(tmp_path: Path) -> None:
+    name = ended_leader()
+    with disk(tmp_path) as point:
+        done("fsfreeze", "-f", point)
+        writes = ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
+        marked = {**os.environ, table.MARK: f"{name[0]}:{name[1]}"}
+        with subprocess.Popen(writes, env=marked, start_new_session=True) as child, ExitStack() as stack:
+            stack.callback(thaw, point)
+
+            def sleeps() -> bool:
+                process = table.look_up(child.pid)
+                return process is not None and process.waiting
+
+            async def scenario() -> None:
+                found = await left(name)
+                assert set(found) == {name}
+                going = asyncio.ensure_future(found[name].gone())
+                await asyncio.sleep(0.5)
+                assert not going.done()
+                await asyncio.to_thread(thaw, point)
+                await going
+
+            assert comes_true(sleeps)
+            run(scenario())
