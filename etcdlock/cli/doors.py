@@ -132,6 +132,9 @@ def _domains(
 
 
 def _group(name: str, /) -> int | None:
+    """By its name here, or its number: an agent in a container knows other names than its host."""
+    if name.isdecimal():
+        return int(name)
     try:
         return grp.getgrnam(name).gr_gid if name else None
     except KeyError:

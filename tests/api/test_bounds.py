@@ -19,7 +19,8 @@ import pytest
 from etcdlock.api.bounds import Bounds
 from etcdlock.api.client import AgentClient
 from etcdlock.api.peer import Peer, Rights, Rules
-from etcdlock.errors import InvalidInput, NotPermitted, Unreachable
+from etcdlock.cli.doors import _group
+from etcdlock.errors import InvalidInput, InvalidSetting, NotPermitted, Unreachable
 from tests.api.serving import ApiHost, Serving, serving
 from tests.promises.world import domain
 
@@ -229,6 +230,12 @@ def test_the_socket_lets_in_its_group_and_no_others(tmp_path: Path) -> None:
         host = hosts.host("alice", rules=Rules(os.getuid(), mine))
         found = Path(host.path).stat()
     assert (found.st_mode & 0o777, found.st_gid) == (0o660, mine)
+
+
+def test_a_group_is_known_by_its_name_or_its_number_and_no_other_is_taken() -> None:
+    assert [_group(""), _group("root"), _group("64055")] == [None, 0, 64055]
+    with pytest.raises(InvalidSetting, match="no group 'nobody knows it' on this host"):
+        _group("nobody knows it")
 
 
 @needs_root
