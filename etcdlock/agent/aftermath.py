@@ -86,6 +86,10 @@ class Aftermath:
         """
         self.begin(self._until_known(resident, resources, opened))
 
+    def doubted(self, resident: Resident, /) -> None:
+        """It runs, and whether it has its locks is not known yet; if it has not, it is no more than it was before."""
+        self.begin(self._until_settled(resident))
+
     def rests(self, resident: Resident, /) -> None:
         """Its vCPUs stand still, and etcd may not say so yet."""
         self.begin(self._until_parked(resident))
@@ -126,6 +130,17 @@ class Aftermath:
                     return
                 self._ledger.rest(resident.uuid)
                 if await self._done(self._ledger.park(resident.uuid, until=self._now()), resident):
+                    return
+            await self._context.clock.sleep(AGAIN_SECONDS)
+
+    async def _until_settled(self, resident: Resident, /) -> None:
+        """A guest that is armed without a lock would be stopped with the session that it was to have, for nothing."""
+        while not resident.gone:
+            async with resident.turn:
+                if self._ledger.holding(resident.uuid) is not None:
+                    return
+                if not self._ledger.is_unsettled(resident.uuid):
+                    await self._ledger.forsake(resident.uuid, resident.guest)
                     return
             await self._context.clock.sleep(AGAIN_SECONDS)
 

@@ -37,14 +37,7 @@ from etcdlock.agent.residents import Asked, Resident, Residents
 from etcdlock.agent.resuming import Departed, held_earlier
 from etcdlock.agent.sightings import Sightings
 from etcdlock.agent.witness import Witness
-from etcdlock.errors import (
-    EtcdlockError,
-    HeldElsewhere,
-    NoSuchGuest,
-    NotLocked,
-    NotReady,
-    NotTheOwner,
-)
+from etcdlock.errors import EtcdlockError, HeldElsewhere, NoSuchGuest, NotLocked, NotReady, NotTheOwner
 from etcdlock.identity import Naming, stays_behind
 from etcdlock.journal import note
 from etcdlock.model import LockState, Owner, Resource, StoredDomain
@@ -264,6 +257,10 @@ class HostAgent:
         self.sightings.forget(resident.owner)
         self.ledger.told(resident.uuid)
         self._after.leave_behind(resident)
+
+    def doubt(self, resident: Resident, /) -> None:
+        """It runs, and may turn out to have its locks, or not: then nothing of ours stops it."""
+        self._after.doubted(resident)
 
     async def _held(self, resident: Resident, resource: Resource, /, *, until: float) -> StoredDomain:
         """The domain's lock, taken with this resource if it is not held yet."""

@@ -259,9 +259,10 @@ class HostLedger(Ledger):
             note("proof_not_asked", level=logging.WARNING, domain=holding.stored.record.domain, error=error)
             return True
 
-    async def forsake(self, guest: Guest, /) -> None:
-        """It runs without locks, as it did before they were asked for, and nothing of ours stops it."""
-        await self._disarm(guest)
+    async def forsake(self, uuid: UUID, guest: Guest, /) -> None:
+        """It runs without locks, as before they were asked for, and nothing of ours stops it, unless another has them."""
+        if uuid not in self._gone_to_others:
+            await self._disarm(guest)
 
     def inherit(self, stored: StoredDomain, guest: Guest, /) -> None:
         """Hold what an earlier agent of this boot has held. Its guest may have stopped while no agent was there."""

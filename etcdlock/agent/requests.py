@@ -123,7 +123,9 @@ class Requests:
             error.hint = f"{error.hint}; {warning}" if error.hint else warning
             may_have_them = self._ledger.is_unsettled(resident.uuid)  # whatever the last try has ended by
             if not may_have_them and not isinstance(error, OutcomeUnknown | Superseded):
-                await self._ledger.forsake(resident.guest)
+                await self._ledger.forsake(resident.uuid, resident.guest)
+            elif not isinstance(error, Superseded):
+                self._agent.doubt(resident)
 
     async def release(self, uuid: UUID, /) -> None:
         """See to it that all of it has been given back, as it is when the guest ends.
