@@ -260,7 +260,7 @@ class HostLedger(Ledger):
             return True
 
     async def forsake(self, uuid: UUID, guest: Guest, /) -> None:
-        """It runs without locks, as before they were asked for, and nothing of ours stops it, unless another has them."""
+        """It runs without locks, as before they were asked for; nothing of ours stops it, unless another has them."""
         if uuid not in self._gone_to_others:
             await self._disarm(guest)
 
