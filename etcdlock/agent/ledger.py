@@ -138,12 +138,13 @@ class Ledger:
         arming = asyncio.ensure_future(self.custody.arm(guest, change.after, session=session.ref.session))
         try:
             answer = await self._courier.send(change, session=session, until=until)
+            if answer.applied and answer.stored is not None:  # also where we are cancelled before it is armed
+                self._held[change.uuid] = Holding(answer.stored, guest, source=change.source)
         finally:
             if not arming.done():
                 await undisturbed(_ended(arming))
         refused = arming.exception()
-        if refused is not None and answer.applied and answer.stored is not None:
-            self._held[change.uuid] = Holding(answer.stored, guest, source=change.source)
+        if refused is not None and answer.applied:
             await self._put_back(change.uuid, until=until)
         if refused is not None:
             raise refused

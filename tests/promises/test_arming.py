@@ -7,12 +7,14 @@ import asyncio
 import pytest
 
 from etcdlock.agent.enforcer import Enforcer
+from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.agent.ledger import Ledger
 from etcdlock.agent.member import Member
+from etcdlock.agent.solo import Solo, Task
 from etcdlock.errors import GuardLost, SessionLost
 from etcdlock.escalation import KILLED, Charge
 from etcdlock.ports import Guard, Guest, GuestName
-from etcdlock.testing import FakeGuests
+from etcdlock.testing import FakeGuard, FakeGuests
 from etcdlock.transitions import Wanted
 from tests.promises.conftest import Play
 from tests.promises.world import World, disk, domain
@@ -84,6 +86,36 @@ def test_no_yes_is_given_before_the_guest_is_guarded(play: Play) -> None:
         assert await member.leave(unreleased=ledger.unreleased, until=context.clock.now())
 
     play(scenario)
+
+
+def test_a_program_that_is_told_to_end_before_its_guest_is_armed_gives_back_what_it_has_taken(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        host = world.host("a")
+        context = host.context(contract=world.contract, chance=world.fresh_chance())
+        guard = SlowGuard(host.clock, stop_after_seconds=world.timing.stop_after_seconds)
+        task = Task(domain=domain(1), resources=(disk("x"),), command=["guest"], environment={})
+        solo = Solo(context, task, guests=FakeGuests(), guard=KeptGuard(guard, start=guard.another))
+        running = asyncio.ensure_future(solo.run())
+        while not world.etcd.contents(context.keys.domains):
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)  # it has been answered
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert world.etcd.contents(context.keys.domains) == ()
+
+    play(scenario)
+
+
+class SlowGuard(FakeGuard):
+    """As slow as one that has just been replaced."""
+
+    async def arm(self, guest: Guest, /, *, session: str, charge: Charge = KILLED) -> None:
+        await asyncio.sleep(1.0)
+        await super().arm(guest, session=session, charge=charge)
+
+    async def another(self) -> FakeGuard:
+        raise GuardLost("no guard can be started")
 
 
 class SlowEnforcer(Enforcer):
