@@ -43,6 +43,7 @@ def limits_of(timing: Timing, /) -> Limits:
         kill_seconds=timing.kill_seconds + timing.guard_lag_seconds,
         budget_seconds=timing.budget_seconds,
         feed_every_seconds=timing.renew_every_seconds,
+        watchdog_seconds=timing.watchdog_seconds,
     )
 
 

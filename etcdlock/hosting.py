@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etcdlock.watching import let_watch, start_agents_guard
+from etcdlock.watching import start_agents_guard
 from etcdlock.wiring import check_versions, make_context, namer, open_store
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Host:
         """Once every guest of an earlier program is armed here, or stopped, let that one's guard end."""
         await self.agent.all_inherited.wait()
         ours = frozenset((resident.guest.pid, resident.guest.pid_start) for resident in self.agent.residents)
+        await self.guard.knows_all()
         await self.guards.end_earlier(ours=ours)
-        await let_watch(self.settings, self.guard)
         await self.agent.ledger.custody.earlier_guards_ended()
 
     async def keep(

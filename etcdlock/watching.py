@@ -1,7 +1,8 @@
 """The guard of a host's agent, with the watchdog that the settings allow or demand, and the timing by which it goes.
 
 A watchdog that was left running by guards that are dead is let run on, and not fed, until the guard knows all guests
-that are left: some may live that nobody guards.
+that are left: some may live that nobody guards. So it is between a guard that dies and its successor, which has it as
+soon as that knows the guests and it may be fed.
 """
 
 from __future__ import annotations
@@ -35,13 +36,6 @@ async def start_agents_guard(
     return await _Guards(settings, guards, new_ring=new_ring).first()
 
 
-async def let_watch(settings: Settings, guard: KeptGuard, /) -> None:
-    """Once it knows all guests of this host. Raises `GuardLost` where a watchdog is required and cannot be had."""
-    reason = await guard.knows_all()
-    if reason:
-        _without(settings, f"the watchdog is gone: {reason}", lost=True)
-
-
 class _Guards:
     """Of one agent, one after the other."""
 
@@ -53,7 +47,6 @@ class _Guards:
         self._new_ring = new_ring
         self._was_left = settings.watchdog != "off" and watchdog_was_left(guards.earlier_watches)
         self._agreed: Timing | None = None
-        self._kept: KeptGuard | None = None
 
     async def first(self) -> tuple[KeptGuard, Timing]:
         """Started, with the timing that was agreed on."""
@@ -61,21 +54,19 @@ class _Guards:
 
         if self._was_left:
             note("watchdog_waits", level=logging.WARNING, reason="an earlier guard was killed; guests may be left")
-        first, timing = await self._begin()
+        first, timing = await self._begin(waits=self._was_left)
         if first.watchdog.is_busy and not timing.watchdog_seconds:
             await first.close()  # it would go on asking for what another program has
-            first, timing = await self._begin()
-        self._kept = KeptGuard(first, start=self._start, waits=self._was_left)
-        return self._kept, timing
+            first, timing = await self._begin(waits=self._was_left)
+        return KeptGuard(first, start=self._start, waits=self._was_left, no_watchdog=self._lost), timing
 
     async def _start(self) -> GuardLink:
-        return (await self._begin())[0]
+        return (await self._begin(waits=True))[0]
 
-    async def _begin(self) -> tuple[GuardLink, Timing]:
+    async def _begin(self, *, waits: bool) -> tuple[GuardLink, Timing]:
         from etcdlock.adapters.guardlink import GuardLink
 
         settings = self._settings
-        waits = self._was_left if self._kept is None else self._kept.waits
         device = settings.watchdog_device if self._wants_watchdog() else ""
         equipment = equipment_of(settings, watchdog=device, waits=waits, record=self._new_ring())
         link = await GuardLink.start(limits=self._limits, equipment=equipment, unit=settings.guard_path)
@@ -85,22 +76,13 @@ class _Guards:
         return link, timing
 
     def _wants_watchdog(self) -> bool:
-        from etcdlock.adapters.clock import BootClock
-
-        if self._agreed is None:
-            return self._settings.watchdog != "off"
-        if not self._agreed.watchdog_seconds:
-            return False
-        until = self._agreed.feed_until_seconds
-        if self._kept is None or self._kept.may_watch(now=BootClock().now(), feed_until_seconds=until):
-            return True
-        note("watchdog_not_opened", level=logging.CRITICAL, reason="a guest lives that must not")
-        return False
+        return self._settings.watchdog != "off" if self._agreed is None else bool(self._agreed.watchdog_seconds)
 
     def _limits(self, report: WatchdogReport) -> Limits:
-        if self._agreed is not None and self._agreed.watchdog_seconds and report.is_absent:
-            _without(self._settings, f"the watchdog is gone: {report.reason}", lost=True)
         return limits_of(self._timing(report))
+
+    def _lost(self, reason: str) -> None:
+        _without(self._settings, f"the watchdog is gone: {reason}", lost=True)
 
     def _timing(self, report: WatchdogReport) -> Timing:
         """Agreed on with the first guard."""

@@ -48,57 +48,63 @@ def watchdog_was_left(earlier: Iterable[tuple[bool, bool]], /) -> bool:
     return bool(guards) and not any(lives and watches for lives, watches in guards)
 
 
+def _heard(_reason: str, /) -> None:
+    """None was wanted."""
+
+
 class KeptGuard(Guard):
     """Passes everything on to the guard of the day. `keep` must run beside whatever starts guests.
 
-    Guards that were started while it `waits` do not open the host's watchdog before it `knows_all`.
+    A successor that waits with the host's watchdog is let have it once it knows what the dead one knew, but while this
+    `waits` not before it `knows_all`. Where it cannot be had, `no_watchdog` hears why.
     """
 
     def __init__(
-        self, guard: MortalGuard, /, *, start: Callable[[], Awaitable[MortalGuard]], waits: bool = False
+        self,
+        guard: MortalGuard,
+        /,
+        *,
+        start: Callable[[], Awaitable[MortalGuard]],
+        waits: bool = False,
+        no_watchdog: Callable[[str], None] = _heard,
     ) -> None:
         self._guard = guard
         self._start = start
-        self.waits = waits
-        """Guests that an earlier program has left may live unknown."""
+        self._no_watchdog = no_watchdog
+        self._waits = waits     # guests that an earlier program has left may live unknown
         self._proven: dict[str, float] = {}
         self._armed: dict[GuestName, tuple[Guest, str, Charge]] = {}
         self._in_doubt: frozenset[GuestName] = frozenset()
         self._replacing = asyncio.Lock()
 
     async def keep(self) -> NoReturn:
-        """Replace a guard as soon as it dies. Raises `GuardLost` if no other can be started."""
+        """Replace a guard as soon as it dies. Raises `GuardLost` if no other can be started, and what `no_watchdog`
+        raises.
+        """
         while True:
             guard = self._guard
             await guard.died()
             await self._replace(guard)
+            if not self._waits:
+                await self._let_watch()
 
-    def may_watch(self, *, now: float, feed_until_seconds: float) -> bool:
-        """Whether a successor may have the host's watchdog, which is fed by being opened: as `rules.may_feed` says it
-        of all guests but those that are gone or seen to stand. Else it runs on as the dead guard left it, and resets
-        the host.
-        """
-        late = [
-            guest
-            for guest, session, _ in self._armed.values()
-            if now > self._proven.get(session, float("-inf")) + feed_until_seconds
-        ]
-        return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that
-
-    async def knows_all(self) -> str:
+    async def knows_all(self) -> None:
         """Every guest that an earlier program has left is armed here, or gone: a guard that waited may open the
-        watchdog. Why that cannot be had; empty if it can, or nobody has waited.
+        watchdog. Raises what `no_watchdog` raises.
         """
-        if not self.waits:
-            return ""
-        self.waits = False
+        if self._waits:
+            self._waits = False
+            await self._let_watch()
+
+    async def _let_watch(self) -> None:
         reasons: list[str] = []
 
         async def watch(guard: MortalGuard) -> None:
             reasons.append(await guard.watch())
 
         await self._do(watch)
-        return reasons[-1]
+        if reasons[-1]:
+            self._no_watchdog(reasons[-1])
 
     @property
     def frozen(self) -> frozenset[GuestName]:

@@ -122,7 +122,7 @@ class Guard:
 
     def _watch(self) -> None:
         """Have the watchdog, and feed it while that is right."""
-        if self._watchdog.open():
+        if self._watchdog.open(lambda: rules.may_open(self._state, now=instant.read())):
             self._tell(*self._watchdog.news)
         self._watchdog.attend(
             now_seconds=instant.read().steady_seconds,

@@ -41,7 +41,8 @@ class Refusal(Enum):
 class Limits:
     """In seconds after a session's last proof: `stop_after`, when its guests are stopped, and `budget`, by when
     everything of it is dead; `kill` is how long that may take, the lag of the guard included, `act` how long anything
-    gentler; and how often a watchdog is fed. Until they are told, no session counts as proven.
+    gentler; how often a watchdog is fed, and the timeout by which the host goes. Until they are told, no session counts
+    as proven.
     """
 
     stop_after_seconds: float = 0.0
@@ -49,6 +50,7 @@ class Limits:
     kill_seconds: float = 0.0
     budget_seconds: float = 0.0
     feed_every_seconds: float = 0.25
+    watchdog_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,11 @@ def may_feed(state: State, *, watchdog_seconds: float, now: Reading) -> bool:
     beyond = state.limits.budget_seconds - state.limits.stop_after_seconds
     sessions = {armed.session for armed in state.guests.values() if armed.stage is not Stage.FROZEN}
     return all(beyond - _late_seconds(state.proven.get(session, _NEVER), now=now) >= needed for session in sessions)
+
+
+def may_open(state: State, *, now: Reading) -> bool:
+    """Whether the watchdog may be opened, which feeds it."""
+    return may_feed(state, watchdog_seconds=state.limits.watchdog_seconds, now=now)
 
 
 def _wait(state: State, armed: Armed, *, now: Reading) -> float:

@@ -1,11 +1,13 @@
 """The host's watchdog: a Linux device that resets the host unless it is fed within its timeout.
 
-Guaranteed: it is fed only at an instant at which the rule allows it. It is closed for good (the magic character) only
-where no guest is armed; however else this process ends, the device runs on, and resets the host unless a successor
-opens it in time. A device that another has open is asked for again and again: that is how a guard takes it over from
-the one before, which feeds it by the same rule until it ends; between the two it runs on, so the host is never without.
+Guaranteed: it is fed only at an instant at which the rule allows it, and opened, which feeds it, only then. It is
+closed for good (the magic character) only where no guest is armed; however else this process ends, the device runs on,
+and resets the host unless a successor opens it in time. A device that another has open is asked for again and again:
+that is how a guard takes it over from the one before, which feeds it by the same rule until it ends; between the two it
+runs on, so the host is never without.
 
 One that `waits` is not touched until it is told to wait no longer: what it would keep from a reset is not known yet.
+From then on it is asked for as one that another has, and until it may be opened.
 
 Refused: a device that stops when its process dies. Not covered: one whose driver was told never to be closed
 (`nowayout`): the magic character does not stop it.
@@ -83,9 +85,9 @@ class Watchdog:
         if self.standing == WAITS:
             self.standing = BUSY
 
-    def open(self) -> bool:
-        """Try, if it is not open yet; whether that is settled since now: there is `news`."""
-        if self.standing != BUSY:
+    def open(self, may_open: Callable[[], bool] = lambda: True) -> bool:
+        """Try, if it is not open yet, and may be; whether that is settled since now: there is `news`."""
+        if self.standing != BUSY or not may_open():
             return False
         try:
             device = self._opening(self._path)

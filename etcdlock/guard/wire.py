@@ -3,12 +3,12 @@
 To the guard, each answered by `done <serial>` or `refused <serial> <reason>`:
 
     equip <serial> <timeout> <parent> <words>                         before all else; answered by `ready`
-    limits <serial> <stop after> <act> <kill> <budget> <feed every>   seconds, as in `rules.Limits`; next
+    limits <serial> <stop after> <numbers>                            seconds, as in `rules.Limits`; next
     arm <serial> <pid>:<start> <session> <action> [<environment>]     with the guest's pidfd as ancillary data
     hold <serial> <pid>:<start> <session> <action> [<environment>]    the same for a guest that must not run
     go-on <serial> <pid>:<start>                                      armed anew, it may run on
     prove <serial> <instant> <session>                                instant: seconds of `etcdlock.guard.instant`
-    watch <serial>                                                    open the watchdog, if that has waited
+    watch <serial>                                                    open the watchdog, if that has waited, once it may
     disarm <serial> <pid>:<start>
     close <serial>
 
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from etcdlock.escalation import KILLED, Action, Charge
 from etcdlock.guard.rules import Limits
@@ -102,8 +102,8 @@ def unpack_charge(text: str) -> tuple[str, Charge]:
 
 def pack_limits(limits: Limits) -> tuple[str, str]:
     """The third and fourth field of `limits`."""
-    numbers = (limits.act_seconds, limits.kill_seconds, limits.budget_seconds, limits.feed_every_seconds)
-    return repr(limits.stop_after_seconds), " ".join(map(repr, numbers))
+    first, *numbers = astuple(limits)
+    return repr(first), " ".join(map(repr, numbers))
 
 
 def unpack_limits(first: str, rest: str) -> Limits:

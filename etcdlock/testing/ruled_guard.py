@@ -25,6 +25,8 @@ LONGEST_WAIT_SECONDS = 3600.0
 LOOK_EVERY_SECONDS = 0.2
 """Where two clocks disagree: the one that moves more need not be the one that is slept by."""
 ANSWER_WITHIN_SECONDS = 1.0
+ASK_EVERY_SECONDS = 0.1
+"""For a watchdog that another has, or that may not be opened yet."""
 
 Order = Callable[[], rules.Refusal | None]
 
@@ -71,8 +73,7 @@ class RuledGuard:
         self._waits = waits
         self.watches = watchdog is not None and not waits
         """Whether it had the host's watchdog from its start."""
-        if watchdog is not None and not waits:
-            watchdog.open(self)
+        self._has_watchdog = self.watches and watchdog is not None and watchdog.open(self)
         self._tasks: set[asyncio.Task[Any]] = {asyncio.ensure_future(self._keep())}
 
     # --- what a test does to it, and sees -----------------------------------------------------------------------------
@@ -172,10 +173,9 @@ class RuledGuard:
         self._state = rules.prove(self._state, session, at_seconds=at, now=self._read())
 
     def watch(self) -> None:
-        """An order: the watchdog waits no longer."""
+        """An order: the watchdog waits no longer, but until it may be opened."""
         self._waits = False
-        if self._watchdog is not None:
-            self._watchdog.open(self)
+        self._ask_for_watchdog()
 
     def disarm(self, name: Name) -> None:
         """An order: forget it."""
@@ -222,7 +222,7 @@ class RuledGuard:
         self._changed.clear()
         waits = [rules.wait_seconds(self._state, now=self._read())]
         if self._watchdog is not None and not self._waits:
-            waits.append(max(self._feed_at - self._clock.now(), 0.0))
+            waits.append(max(self._feed_at - self._clock.now(), 0.0) if self._has_watchdog else ASK_EVERY_SECONDS)
         due = (min(wait, self._longest_wait_seconds) for wait in waits if wait is not None)
         seconds = min(due, default=LONGEST_WAIT_SECONDS)
         sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
@@ -250,10 +250,17 @@ class RuledGuard:
             self._guests[name].freeze()
             self._frozen.add(name)
 
+    def _ask_for_watchdog(self) -> None:
+        watchdog = self._watchdog
+        may = watchdog is not None and not (self._has_watchdog or self._waits)
+        if may and watchdog is not None and rules.may_open(self._state, now=self._read()):
+            self._has_watchdog = watchdog.open(self)
+
     def _feed(self) -> None:
         """By the same rule, and as often, as the real one; a pause may come between the answer and the feeding."""
+        self._ask_for_watchdog()
         watchdog = self._watchdog
-        if watchdog is None or self._waits or not watchdog.open(self) or self._clock.now() < self._feed_at:
+        if watchdog is None or not self._has_watchdog or self._clock.now() < self._feed_at:
             return
         every = min(self._state.limits.feed_every_seconds, watchdog.seconds / 4)
         self._feed_at = self._clock.now() + every

@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 
 import etcdlock
 from etcdlock.adapters.clock import BootClock
+from etcdlock.adapters.guardlink import NO_EQUIPMENT
 from etcdlock.guard import table, wire
 from etcdlock.guard.rules import Limits
 from etcdlock.guard.table import Name
@@ -135,6 +136,7 @@ def raw_guard(
     guard_file: Path = GUARD,
     folder: Path = Path("/"),
     errors: int | IO[bytes] = subprocess.PIPE,
+    equipment: Equipment = NO_EQUIPMENT,
 ) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
     """A guard that nobody has prepared the ground for, and our end of its socket. It is ready."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -146,8 +148,8 @@ def raw_guard(
         os.close(writing)
         theirs.close()
         ours.settimeout(DEADLINE_SECONDS)
-        ours.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(Equipment())))
-        assert re.fullmatch(rb"ready \d+:\d+ 0\.0 off ", ours.recv(100))
+        ours.send(wire.pack(wire.EQUIP, 0, *wire.pack_equipment(equipment)))
+        assert re.fullmatch(rb"ready \d+:\d+ 0\.0 (off|waits) ", ours.recv(100))
         ours.send(wire.pack(wire.LIMITS, 0, *wire.pack_limits(Limits(RAW_STOP_AFTER_SECONDS, 0.5, 1.0, 11.0))))
         assert ours.recv(100) == b"done 0"
         try:

@@ -19,8 +19,18 @@ import pytest
 
 from etcdlock.escalation import Action, Charge
 from etcdlock.guard import table, wire
+from etcdlock.guard.wire import Equipment
 from tests.faults.frozen_disk import disk, done, thaw
-from tests.faults.guarding import CLOCK, DEADLINE_SECONDS, GUARD, comes_true, ends, lives, raw_guard
+from tests.faults.guarding import (
+    CLOCK,
+    DEADLINE_SECONDS,
+    GUARD,
+    RAW_STOP_AFTER_SECONDS,
+    comes_true,
+    ends,
+    lives,
+    raw_guard,
+)
 
 AUDITED = """
 import json, os, runpy, sys
@@ -44,8 +54,7 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 LATE_SECONDS = 2.0
-LIFE_SECONDS = 10.0
-"""As `raw_guard` tells it: a session's guests are stopped this long after its last proof."""
+LIFE_SECONDS = RAW_STOP_AFTER_SECONDS
 
 
 def test_a_whole_life_of_guests_takes_the_guard_to_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +162,35 @@ def test_a_guard_forgets_no_guest_of_which_something_sleeps_in_the_kernel_while_
         thaw(point)
         link.settimeout(DEADLINE_SECONDS)
         hear_of_an_end(link)
+
+
+def test_a_watchdog_that_was_left_is_opened_as_soon_as_it_may_be_fed_and_no_sooner(tmp_path: Path) -> None:
+    """By a successor that was told of all guests, one of which does not die when it is killed.
+
+    The device's place takes a file, which is found to be none by opening it; what is given up is stopped for good.
+    """
+    device = tmp_path / "watchdog"
+    device.touch()
+    with disk(tmp_path) as point, ExitStack() as stack:
+        link, _ = stack.enter_context(raw_guard(equipment=Equipment(str(device), watchdog_seconds=5, waits=True)))
+        done("fsfreeze", "-f", point)
+        writes = ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
+        guest = stack.enter_context(subprocess.Popen(writes))
+        stack.callback(thaw, point)
+        assert comes_true(lambda: (found := table.look_up(guest.pid)) is not None and found.waiting)
+        process = table.look_up(guest.pid)
+        assert process is not None
+        said(link, wire.PROVE, CLOCK.now() - LIFE_SECONDS + 0.2, "s")
+        pidfd = os.pidfd_open(guest.pid)
+        said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(Action.KILL)), pidfd=pidfd)
+        os.close(pidfd)
+        while not link.recv(200).startswith(b"stuck "):
+            pass
+        said(link, wire.WATCH)
+        assert not comes_true(device.read_bytes, within_seconds=0.5)
+        thaw(point)
+        assert comes_true(device.read_bytes)
+        assert guest.wait(DEADLINE_SECONDS) == -signal.SIGKILL
 
 
 def hear_of_an_end(link: socket.socket) -> None:

@@ -21,7 +21,7 @@ from etcdlock.agent.kept_guard import KeptGuard
 from etcdlock.config import Settings
 from etcdlock.errors import GuardLost, InvalidSetting
 from etcdlock.timing import Timing
-from etcdlock.watching import let_watch, start_agents_guard
+from etcdlock.watching import start_agents_guard
 from tests.cli.hosts import Cluster
 from tests.cli.site import on_host
 
@@ -61,7 +61,7 @@ def test_it_is_not_opened_before_all_guests_are_known_and_the_host_goes_by_its_t
     async def program() -> tuple[float, bytes, bytes]:
         guard, timing = await started(tmp_path, device)
         before = written(device)
-        await let_watch(settings_of(tmp_path, device), guard)
+        await guard.knows_all()
         await guard.close()
         return timing.watchdog_seconds, before, written(device)
 
@@ -83,7 +83,7 @@ def test_nor_by_the_next_agent_after_one_that_did_not_come_to_know_them(tmp_path
 def test_where_nothing_was_left_it_is_opened_at_once(tmp_path: Path, device: Path) -> None:
     async def program() -> tuple[float, bytes]:
         guard, timing = await started(tmp_path, device)
-        await let_watch(settings_of(tmp_path, device), guard)
+        await guard.knows_all()
         await guard.close()
         return timing.watchdog_seconds, written(device)
 
@@ -98,7 +98,7 @@ def test_where_it_is_required_and_gone_by_then_the_agent_ends_and_the_guard_stay
     async def program() -> None:
         guard, _ = await started(tmp_path, device, mode="required")
         with pytest.raises(GuardLost, match="watchdog is 'required'"):
-            await let_watch(settings_of(tmp_path, device, mode="required"), guard)
+            await guard.knows_all()
         await guard.prove("s", at=0.0)  # it answers
         await guard.close()
 

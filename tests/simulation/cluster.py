@@ -65,10 +65,9 @@ class Machine(Hypervisor):
 
     # --- its guards ------------------------------------------------------------------------------------------------
 
-    def _new_line(self, *, watching: bool = True, waits: bool) -> GuardLine:
-        watchdog = self.watchdog if watching else None
+    def _new_line(self, *, waits: bool) -> GuardLine:
         guard = self.cluster.new_guard(
-            self.host, timing=self.timing, steered=self.steered, watchdog=watchdog, waits=waits, is_slow=False
+            self.host, timing=self.timing, steered=self.steered, watchdog=self.watchdog, waits=waits, is_slow=False
         )
         self.guards.append(guard)
         self._mine.append(guard)
@@ -78,9 +77,7 @@ class Machine(Hypervisor):
         self._mine, self._parts = [], []
 
         async def start() -> GuardLine:
-            until = self.timing.feed_until_seconds
-            watching = kept.may_watch(now=self.host.clock.now(), feed_until_seconds=until)
-            return self._new_line(watching=watching, waits=kept.waits)
+            return self._new_line(waits=True)
 
         watched = self.guards if self.watchdog is not None else []
         waits = watchdog_was_left((guard.lives, guard.watches) for guard in watched)
@@ -105,6 +102,7 @@ class Machine(Hypervisor):
         await agent.all_inherited.wait()
         await stall.over()
         ours = {(resident.guest.pid, resident.guest.pid_start) for resident in agent.residents}
+        await kept.knows_all()
         for guard in earlier:
             for guest in self.processes.started:
                 name = (guest.pid, guest.pid_start)
@@ -118,7 +116,6 @@ class Machine(Hypervisor):
             except TimeoutError:
                 guard.kill()
             await stall.over()
-        await kept.knows_all()
         await agent.ledger.custody.earlier_guards_ended()
         self.well.guard_until = now() + SETTLE_SECONDS
 

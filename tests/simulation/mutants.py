@@ -71,8 +71,8 @@ MUTANTS = (
              "    return False\n"),
     ), ("watchdog",)),
     Mutant("watchdog_fed_by_each_successor", STOPPED, (
-        Edit("agent.kept_guard", "        return all([guest.stands() for _ in range(2)][-1] for guest in late)  # two looks tell that\n",
-             "        return bool(late) or True\n"),
+        Edit("guard.rules", "    return may_feed(state, watchdog_seconds=state.limits.watchdog_seconds, now=now)\n",
+             "    return True\n"),
     ), ("watchdog",)),
     # --- arming and disarming -----------------------------------------------------------------------------------------
     Mutant("armed_after_the_yes", STOPPED, (

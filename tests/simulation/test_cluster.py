@@ -150,6 +150,26 @@ def test_a_host_whose_guest_does_not_die_is_reset_though_guards_die_as_well_one_
     assert run_virtual(program) < TIMING.budget_seconds
 
 
+def test_a_host_whose_guard_dies_while_a_guest_does_is_not_reset_where_the_guest_is_dead_in_time() -> None:
+    """Its successor has the watchdog as soon as that may be fed."""
+
+    async def program() -> None:
+        d = drama_of()
+        a = await d.machine("a", rate=1.0, watchdog_seconds=5.0, action=Action.KILL)
+        vm = await a.start(domain(1), X)
+        vm.guest.stuck = True
+        a.host.store.cut()
+        await asyncio.sleep(a.timing.feed_until_seconds + 0.5)
+        a.kill_guard()
+        await asyncio.sleep(2.0)
+        vm.guest.thaw()
+        await asyncio.sleep(60.0)
+        assert not a.is_off
+        await d.cluster.end()
+
+    run_virtual(program)
+
+
 def test_without_a_watchdog_a_guard_is_not_hurt_while_its_program_is_and_the_other_way_round() -> None:
     async def program() -> list[tuple[bool, bool]]:
         d = drama_of()

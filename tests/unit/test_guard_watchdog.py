@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,25 @@ def test_one_that_another_has_is_asked_for_until_it_is_free() -> None:
         (True, OPEN),
         (False, OPEN),
     ]
+
+
+def test_one_that_may_not_be_opened_yet_is_asked_about_until_it_may() -> None:
+    device, may = FakeDevice(), iter((False, False, True))
+    watchdog = Watchdog("/dev/watchdog", wanted_seconds=5, opening=lambda _: device)
+    assert [(watchdog.open(lambda: next(may)), watchdog.standing) for _ in range(3)] == [
+        (False, BUSY),
+        (False, BUSY),
+        (True, OPEN),
+    ]
+
+
+def test_it_may_be_opened_when_it_may_be_fed_with_the_timeout_by_which_the_host_goes() -> None:
+    limits = replace(LIMITS, watchdog_seconds=5.0)
+    assert wire.unpack_limits(*wire.pack_limits(limits)) == limits
+    state = armed(state=State(limits))
+    assert rules.may_open(state, now=at(LAST_FEED - 0.001))
+    assert not rules.may_open(state, now=at(LAST_FEED + 0.001))
+    assert rules.may_open(rules.disarm(state, GUEST), now=at(1e6))
 
 
 @pytest.mark.parametrize(("path", "standing"), [("", OFF), ("/no/such/device", ABSENT), ("/dev/null", ABSENT)])

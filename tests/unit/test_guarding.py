@@ -48,3 +48,4 @@ def test_the_guard_is_told_the_deadline_that_leaves_the_watchdog_its_time() -> N
     without, watched = limits_of(timing), limits_of(timing.watched(5.0))
     assert watched.stop_after_seconds == pytest.approx(without.stop_after_seconds - 7.5)
     assert watched.budget_seconds == without.budget_seconds
+    assert (without.watchdog_seconds, watched.watchdog_seconds) == (0.0, 5.0)
