@@ -153,8 +153,8 @@ class LocalGuest:
         self._signal_all(signal.SIGSTOP)
 
     def step_back(self) -> bool:
-        """As `LocalGuests.step_back`."""
-        if self._status is not None or not self._terminal.is_shared:
+        """As `LocalGuests.step_back`. One that was let go on without the terminal is stopped for that, too."""
+        if self._status is not None or self.has_stepped_back or not self._terminal.is_shared:
             return False
         stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         if stopped is None or stopped.si_status not in BY_TERMINAL:

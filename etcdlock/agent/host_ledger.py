@@ -83,7 +83,8 @@ class HostLedger(Ledger):
         """
         async with self._turn(uuid):
             before = await self._current(uuid, until=until)
-            if uuid not in self._resting | self._unasked:
+            is_frozen = self.custody.is_frozen(self._held[uuid].guest)  # perhaps not let go on yet
+            if uuid not in self._resting | self._unasked and not is_frozen:
                 return self._in_time(uuid)
             self._member.acquiring()
             stored = await self._change(uuid, self._by(transitions.unpark), until=until)

@@ -102,7 +102,7 @@ class Solo:
             self._running.signal(number)
         return self._has_run
 
-    def may_go_on(self) -> bool:
+    async def may_go_on(self) -> bool:
         """Whether a guest that somebody has stopped may be let run: what is overdue is the guard's to see to."""
         return self._running is not None and not self._enforcer.overdue(self._running)
 

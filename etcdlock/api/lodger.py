@@ -64,9 +64,12 @@ class Lodger:
             self._running.signal(number)
         return self._has_run
 
-    def may_go_on(self) -> bool:
-        """As `Solo.may_go_on`. The agent goes on while we are stopped; what its guard has stopped, that kills then."""
-        return self._running is not None
+    async def may_go_on(self) -> bool:
+        """As `Solo.may_go_on`, by the agent's word, which must be fresh: we may be stopped while we wait for it."""
+        asked_at, uuid = self._clock.now(), self._task.domain.uuid
+        told = await self._asked(lambda: self._looking.unpark(uuid))
+        in_time = self._clock.now() < asked_at + self._timing.guard_lag_seconds
+        return told is not None and in_time and self._running is not None
 
     async def run(self) -> Ending:
         """Start, have it locked, let it run, wait for its end. Raises what the agent says."""

@@ -110,6 +110,7 @@ def _stop_together(runner: Solo | Lodger, guests: LocalGuests, say_suspended: Ca
     import asyncio
 
     loop = asyncio.get_running_loop()
+    under_way: list[asyncio.Task[None]] = []
 
     def look() -> None:
         if guests.step_back():
@@ -118,10 +119,15 @@ def _stop_together(runner: Solo | Lodger, guests: LocalGuests, say_suspended: Ca
             loop.call_later(SOON_SECONDS, go_on)
 
     def go_on() -> None:
-        if runner.may_go_on():
-            guests.come_back()
-        elif guests.is_back:
-            loop.call_later(SOON_SECONDS, go_on)
+        if all(task.done() for task in under_way):
+            under_way[:] = [loop.create_task(until_on())]
+
+    async def until_on() -> None:
+        while guests.is_back:
+            if await runner.may_go_on():
+                guests.come_back()
+            else:
+                await asyncio.sleep(SOON_SECONDS)
 
     loop.add_signal_handler(signal.SIGCHLD, look)
     loop.add_signal_handler(signal.SIGCONT, go_on)

@@ -8,11 +8,12 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.timing import Timing
 from tests.cli.hosts import SHORT_TIMING, Cluster
 from tests.cli.site import Site
@@ -46,8 +47,8 @@ CTRL_Z = b"\x1a"
 class Terminal:
     """With a shell that runs one `etcdlock`."""
 
-    def __init__(self, cluster: Cluster, settings: Mapping[str, str]) -> None:
-        arguments = ["run", "--disk", "/san/x", "--", "sh", "-c", "while read line; do echo got $line; done"]
+    def __init__(self, cluster: Cluster, settings: Mapping[str, str], *options: str) -> None:
+        arguments = ["run", "--disk", "/san/x", *options, "--", "sh", "-c", "while read line; do echo got $line; done"]
         self.shell, self._terminal = pty.fork()
         if self.shell == 0:
             command = [sys.executable, "-c", SHELL, *arguments]
@@ -59,12 +60,18 @@ class Terminal:
 
     def shows(self, words: bytes) -> None:
         """Come back when it does, and forget all before."""
-        deadline = CLOCK.now() + 15.0
-        while words not in self._seen:
-            ready, _, _ = select.select([self._terminal], [], [], deadline - CLOCK.now())
-            assert ready, self._seen
-            self._seen += os.read(self._terminal, 1024)
+        assert self.says(words, within_seconds=15.0), self._seen
         self._seen = self._seen.partition(words)[2]
+
+    def says(self, words: bytes, *, within_seconds: float) -> bool:
+        """Whether it does, and forget nothing."""
+        deadline = CLOCK.now() + within_seconds
+        while words not in self._seen:
+            ready, _, _ = select.select([self._terminal], [], [], max(deadline - CLOCK.now(), 0.0))
+            if not ready:
+                return False
+            self._seen += os.read(self._terminal, 1024)
+        return True
 
     def close(self) -> None:
         with suppress(ProcessLookupError):
@@ -74,8 +81,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal_of(cluster: Cluster, settings: Mapping[str, str]) -> Iterator[Terminal]:
-    terminal = Terminal(cluster, settings)
+def terminal_of(cluster: Cluster, settings: Mapping[str, str], *options: str) -> Iterator[Terminal]:
+    terminal = Terminal(cluster, settings, *options)
     try:
         terminal.types(b"one\n")
         terminal.shows(b"got one")
@@ -122,6 +129,27 @@ def test_what_is_suspended_under_an_agent_keeps_its_locks_for_as_long_as_that_ta
         assert not comes_true(lambda: not guest_lives(cluster), within_seconds=late)
         terminal.types(b"fg\n")
         terminal.types(b"two\n")
+        terminal.shows(b"got two")
+        terminal.types(b"\x04")
+        terminal.shows(b"ended 0")
+    site.end()
+
+
+def test_what_an_agents_guard_has_frozen_meanwhile_goes_on_only_when_the_agent_has_its_lock_again(
+    cluster: Cluster, tmp_path: Path, etcd: EmbeddedEtcd
+) -> None:
+    site = Site(cluster, tmp_path)
+    agent = site.start_agent()
+    with terminal_of(cluster, site.settings, "--on-session-lost", "freeze") as terminal, ExitStack() as at_the_end:
+        terminal.types(CTRL_Z)
+        terminal.shows(b"stopped")
+        etcd.pause()
+        at_the_end.callback(etcd.resume)
+        agent.says("guard_has_frozen")
+        terminal.types(b"fg\n")
+        terminal.types(b"two\n")
+        assert not terminal.says(b"got", within_seconds=1.0)
+        etcd.resume()
         terminal.shows(b"got two")
         terminal.types(b"\x04")
         terminal.shows(b"ended 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -24,6 +25,10 @@ both_ways = pytest.mark.parametrize("guarded", [True, False], ids=["with a guard
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def denied(_: Txn) -> EtcdlockError:
+    return AccessDenied("not now")
 
 
 async def running(world: World, *, guarded: bool) -> tuple[Run, FakeGuest]:
@@ -58,9 +63,6 @@ def test_a_guest_stands_through_an_outage_of_ten_minutes_and_then_runs_on(play: 
 @both_ways
 def test_a_guest_whose_very_session_is_proven_again_runs_on(play: Play, guarded: bool) -> None:
     """As when etcd takes keepalives and no transactions: the session's key stands all the while."""
-
-    def denied(_: Txn) -> EtcdlockError:
-        return AccessDenied("not now")
 
     async def scenario(world: World) -> None:
         run, guest = await running(world, guarded=guarded)
@@ -225,5 +227,37 @@ def test_a_proof_does_not_ask_for_each_guest_whether_it_is_frozen(play: Play, co
         before = guard.times
         await asyncio.sleep(10 * world.timing.renew_every_seconds)
         assert 0 < guard.times - before <= 20
+
+    play(scenario)
+
+
+class SlowToBelieve(FakeGuard):
+    """It takes in a proof some time after it was told."""
+
+    async def prove(self, session: str, /, *, at: float) -> None:
+        await asyncio.sleep(0.5)
+        await super().prove(session, at=at)
+
+
+def test_who_asks_whether_a_frozen_guest_may_run_is_told_yes_only_once_it_has_been_let_go_on(play: Play) -> None:
+    """It would be killed for it."""
+
+    async def scenario(world: World) -> None:
+        a, who = Hypervisor(world, world.host("a")), domain(1)
+        a.action = Action.FREEZE
+        a.guard.kill()
+        a.guard = SlowToBelieve(a.host.clock, stop_after_seconds=world.timing.stop_after_seconds)
+        agent = await a.bring_up()
+        vm, as_ever = await a.start(who, disk("x")), a.stall.refuse
+        a.stall.refuse = denied
+        await asyncio.sleep(world.timing.stop_after_seconds + 2.0)
+        assert vm.guest.frozen
+        a.stall.refuse = as_ever
+        is_told_yes = False
+        while not is_told_yes:
+            await asyncio.sleep(0.01)
+            with suppress(EtcdlockError):
+                is_told_yes = bool(await agent.ledger.unpark(who.uuid, until=a.host.clock.now()))
+        assert not vm.guest.frozen
 
     play(scenario)

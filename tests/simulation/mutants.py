@@ -140,7 +140,7 @@ MUTANTS = (
         Edit("agent.host", "            await self.ledger.unpark(uuid, until=until)\n        else:", "            pass\n        else:"),
     ), ("handed_back",)),
     Mutant("run_resumed_unnoticed", ONE_OWNER, (
-        Edit("agent.host_ledger", "            if uuid not in self._resting | self._unasked:\n",
+        Edit("agent.host_ledger", "            if uuid not in self._resting | self._unasked and not is_frozen:\n",
              "            if before.record.state is LockState.HELD:\n"),
     ), ("late_destination",)),
     Mutant("unpark_keeps_the_run", ONE_OWNER, (
