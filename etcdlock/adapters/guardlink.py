@@ -70,6 +70,7 @@ class GuardLink:
         self._process = process
         self._serial = 0
         self._answers: dict[str, asyncio.Future[str | None]] = {}
+        self._guarded: set[GuestName] = set()
         self._frozen: set[GuestName] = set()
         self.watchdog = WatchdogReport()
         self._ready = asyncio.Event()
@@ -170,6 +171,7 @@ class GuardLink:
         async with self._turns:
             if guest.pidfd < 0:
                 return      # it is gone, and needs no guard
+            self._guarded.add((guest.pid, guest.pid_start))
             refusal = await self._ask(verb, name, wire.pack_charge(session, charge), pidfd=guest.pidfd)
         if refusal is not None:
             raise SessionLost(f"guest {name} cannot be guarded under session {session}: {refusal}")
@@ -186,15 +188,22 @@ class GuardLink:
     async def disarm(self, guest: Guest, /) -> None:
         async with self._turns:
             await self._ask(wire.DISARM, f"{guest.pid}:{guest.pid_start}")
-        self._frozen.discard((guest.pid, guest.pid_start))
+        self._forget((guest.pid, guest.pid_start))
+
+    def _forget(self, name: GuestName) -> None:
+        self._guarded.discard(name)
+        self._frozen.discard(name)
 
     async def close(self) -> None:
-        """Let go. A guard that still has guests armed stays until they are gone; else its end is waited for."""
+        """Let go. A guard that still has guests armed stays until they are gone, and though it does not answer: it may
+        yet come to it. Else its end is waited for.
+        """
         try:
             if not self._died.is_set():
                 await self._ask(wire.CLOSE)
         except GuardLost:
-            self._process.kill()        # it hangs, and nothing is armed any more
+            if not self._guarded:
+                self._process.kill()
         self._lose()
         await asyncio.to_thread(self._process.wait, within_seconds=_ANSWER_WITHIN_SECONDS)
 
@@ -283,7 +292,7 @@ class GuardLink:
             case wire.COMMANDED:
                 note("guard_runs_command", level=logging.ERROR, guest=guest)
             case wire.GONE:
-                self._frozen.discard((guest.pid, guest.start))
+                self._forget((guest.pid, guest.start))
 
     def _settle(self, serial: str, *, refusal: str | None) -> None:
         answer = self._answers.get(serial)

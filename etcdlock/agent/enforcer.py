@@ -123,9 +123,19 @@ class Enforcer(Guard):
         """Stop what is due, for ever."""
         while True:
             self._changed.clear()
-            for armed in self._not_in_time():
-                self._act(armed)
-            await self._until_next()
+            acted = [self._has_acted(armed) for armed in self._not_in_time()]
+            if all(acted):
+                await self._until_next()
+            else:
+                await self._clock.sleep(STRIKE_EVERY_SECONDS)
+
+    def _has_acted(self, armed: _Armed) -> bool:
+        try:
+            self._act(armed)
+        except (OSError, MemoryError) as error:  # what the host refuses for the moment is tried again
+            note("not_acted_on", level=logging.ERROR, pid=armed.guest.pid, session=armed.session, error=error)
+            return False
+        return True
 
     def _put(self, armed: _Armed) -> None:
         name = _name(armed.guest)

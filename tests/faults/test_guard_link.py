@@ -104,6 +104,25 @@ def test_who_is_cancelled_as_the_answer_comes_is_cancelled(turns: int) -> None:
     run(scenario())
 
 
+def test_a_guard_that_does_not_answer_to_the_end_of_its_program_stays_with_the_guests() -> None:
+    """It may only have been held up."""
+
+    async def scenario(guest: FoundGuest) -> None:
+        link = await GuardLink.start(limits=limits(BUDGET_SECONDS))
+        await link.prove("s", at=CLOCK.now())
+        await link.arm(guest, session="s")
+        os.kill(link.pid, signal.SIGSTOP)
+        await link.close()
+        os.kill(link.pid, signal.SIGCONT)
+        await guest.gone()
+
+    with subprocess.Popen(["sleep", "300"]) as running:
+        try:
+            run(scenario(HostProcesses().attach(running.pid)))
+        finally:
+            running.kill()
+
+
 def test_hundreds_of_guests_are_taken_in_at_the_same_moment() -> None:
     """As when a host's session has been lost, or its agent was started anew."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -359,3 +361,28 @@ def test_a_proof_costs_no_more_for_many_guests_than_for_one(count: int) -> None:
             assert 0 < clock.looks - before < 10
 
     run_virtual(on_a_clock)
+
+
+class Unreachable(Struck):
+    """One that cannot be struck the first two times, for want of descriptors."""
+
+    def kill(self) -> None:
+        if len(self.strikes) < 2:
+            self.strikes.append(asyncio.get_running_loop().time())
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        super().kill()
+
+
+def test_a_guest_that_cannot_be_struck_holds_up_no_other_and_is_struck_again() -> None:
+    async def program() -> list[float | None]:
+        clock, guests = FakeClock(), [Unreachable(1000), Struck(1001)]
+        async with enforcing(clock) as enforcer:
+            await enforcer.prove("s", at=0.0)
+            for guest in guests:
+                await enforcer.arm(guest, session="s")
+            await clock.sleep(STOP_AFTER + 1.0)
+            return [guest.gone_at for guest in guests]
+
+    late, in_time = run_virtual(program)
+    assert in_time == pytest.approx(STOP_AFTER)
+    assert late == pytest.approx(STOP_AFTER + 2 * STRIKE_EVERY_SECONDS)
