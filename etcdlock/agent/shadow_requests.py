@@ -55,8 +55,11 @@ class ShadowRequests:
         await self._asked(self._about("release", uuid), lambda: self._requests.release(uuid))
 
     async def find(self, uuid: UUID, /) -> StoredDomain | None:
-        """As it stands."""
-        return await self._requests.find(uuid)
+        """As it stands; a guest that lives here, and whose domain nobody has, has been told yes: so it is here, too."""
+        stored, resident = await self._requests.find(uuid), self._agent.find(uuid)
+        if stored is not None or resident is None or resident.gone:
+            return stored
+        return self._as_if(self._about("find", uuid), LockState.PARKED if resident.rests else LockState.HELD)
 
     async def give_back(self, owner: Owner, /) -> None:
         """Yes."""

@@ -16,6 +16,7 @@ import pytest
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.api.client import AgentClient
 from etcdlock.config import SHADOW
+from etcdlock.driver import LockManager, load
 from etcdlock.libvirt.procedure import AcquireResource, ReleaseResource, Request
 from etcdlock.libvirt.remote_error import RemoteError
 from etcdlock.model import Mode, Owner, Resource
@@ -144,6 +145,37 @@ def test_programs_and_run_are_told_yes_too(pair: tuple[ShadowHost, ShadowHost]) 
     asked = {row["asked"]: row["times"] for row in b.report()["refused"]}
     assert asked["acquire"] >= 1
     a.cluster.do_in_etcd(Delete(KeyRange(a.cluster.keys.contract)))  # which the one that was alone has made
+
+
+def test_a_management_program_goes_on_with_a_guest_that_would_have_been_refused(
+    pair: tuple[ShadowHost, ShadowHost], tmp_path: Path
+) -> None:
+    a, b = pair
+    a.agent()
+    b.agent()
+    assert a.start(Owner(VM1, a.guest().pid)) == [None, None]
+    shadow_of(a.cluster).until(lambda survey: survey.lock_of(VM1.uuid) is not None)
+    config = tmp_path / "etcdlock.toml"
+    config.write_text(f"""
+        mode = "shadow"
+        cluster = "{b.cluster.name}"
+        endpoints = ["{b.cluster.endpoint}"]
+        host_id = "b"
+        disk_identity = "path"
+        api_socket = "{b.settings["ETCDLOCK_API_SOCKET"]}"
+        timing = {{ {", ".join(f"{name} = {value}" for name, value in b.cluster.timing.items())} }}
+    """)
+    with load("agent", config=config) as driver:
+        manager = LockManager(driver, VM2)
+        manager.register(DISK)
+        b.guests.append(manager.start(("sleep", "300")))
+        assert manager.acquire(state=manager.suspend()).held
+        again = LockManager.attach(driver, VM2)  # as a program does that was started anew, and ends what is not its own
+        assert again.guest_pid() == b.guests[-1].pid
+        b.guests[-1].kill()
+        b.guests[-1].wait()
+        again.release()
+        assert manager.inquire() is None
 
 
 def test_a_guest_outlives_what_would_have_killed_it_an_outage_and_a_lost_lock(tmp_path: Path) -> None:
