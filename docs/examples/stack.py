@@ -179,7 +179,9 @@ def _end(guest: Guest) -> None:
     handle = os.pidfd_open(guest.pid)
     try:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
-        select.select([handle], [], [])
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        ended.poll()
     finally:
         os.close(handle)
 

@@ -41,7 +41,8 @@ def drop(descriptor: int, offset: int, /) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0))
 
 
-def is_held(descriptor: int, offset: int, /) -> bool:
-    """Whether a holder other than this description has the byte, in whatever mode."""
-    asked = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
+def is_held(descriptor: int, offset: int, /, *, shared: bool = False) -> bool:
+    """Whether another description is in the way of such a lock: of an exclusive one all that have any are."""
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    asked = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, 1, 0))
     return bool(_FLOCK.unpack(asked)[0] != fcntl.F_UNLCK)

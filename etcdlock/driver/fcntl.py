@@ -11,19 +11,21 @@ What it cannot protect it says (`cannot_protect`): above all block devices that 
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
+from weakref import WeakSet
 
 from etcdlock.driver import byte_locks
-from etcdlock.driver.fcntl_guests import borrowed
+from etcdlock.driver.fcntl_guests import borrowed, may_have_open
+from etcdlock.driver.fcntl_records import Records
 from etcdlock.driver.plugin import Capability, Driver, Lock, Opening
 from etcdlock.errors import (
     DriverNotLoaded,
@@ -83,9 +85,11 @@ class FcntlDriver(Driver):
         self._names, self._host = namer(settings), host_id(settings)
         self._folder = Path(settings.fcntl_folder)
         self._file = self._folder / FILE
-        self._waiting: dict[UUID, int] = {}
+        self._records = Records(self._folder, self._host)
+        self._waiting: dict[Owner, int] = {}
         """Descriptors of what is locked for supervisors that were not let through, and of reservations."""
         self._turn = threading.Lock()
+        _made.add(self)
 
     def _try_out(self) -> None:
         try:
@@ -114,6 +118,11 @@ class FcntlDriver(Driver):
                 os.close(descriptor)
             self._waiting.clear()
 
+    def after_fork(self) -> None:
+        """In the child, which must not hold what its parent gives back."""
+        for descriptor in self._waiting.values():
+            os.close(descriptor)
+
     @property
     def host(self) -> str:
         """This host's id."""
@@ -140,16 +149,16 @@ class FcntlDriver(Driver):
             try:
                 lock = self._new(owner, _locked(resources))
                 self._take_all(descriptor, owner.domain, lock.resources)
-                self._write(lock)
+                self._records.write(lock)
             except BaseException:
                 os.close(descriptor)
                 raise
-            self._waiting[owner.domain.uuid] = descriptor
+            self._waiting[owner] = descriptor
             return lock
 
     def _as_before(self, owner: Owner, /) -> Lock | None:
         """What this very process has already: to ask again is a success."""
-        if owner.domain.uuid in self._waiting:
+        if owner in self._waiting:
             return self._known(owner)
         try:
             os.close(borrowed(owner.pid, file=self._file, offset=_offset(owner.domain.uuid)))
@@ -170,15 +179,17 @@ class FcntlDriver(Driver):
         )
 
     def pass_on(self, owner: Owner, /) -> tuple[int, ...]:
-        """The descriptor that is the lock."""
+        """The descriptor that is the lock. Raises `NotLocked` where it was given back meanwhile."""
         with self._turn:
-            descriptor = self._waiting.get(owner.domain.uuid)
-        return () if descriptor is None else (descriptor,)
+            descriptor = self._waiting.get(owner)
+        if descriptor is None:
+            raise NotLocked(f"domain {owner}: its locks were given back before it could run", hint="start it anew")
+        return (descriptor,)
 
     def passed_on(self, owner: Owner, /) -> None:
         """The guest has its descriptor, or is gone: ours goes."""
         with self._turn:
-            descriptor = self._waiting.pop(owner.domain.uuid, None)
+            descriptor = self._waiting.pop(owner, None)
             if descriptor is not None:
                 os.close(descriptor)
 
@@ -187,14 +198,22 @@ class FcntlDriver(Driver):
         if process is not None and process.alive:
             raise Refused(f"domain {owner} lives: its locks stay with it", hint="end the process")
         self.passed_on(owner)
+        with self._turn:
+            lock = self._records.read(owner.domain.uuid)
+            if lock is not None and (lock.host, lock.pid) != (self.host, owner.pid):
+                return  # a later guest's, here or on another host
+            self._forget(owner)
+
+    def _forget(self, owner: Owner, /) -> None:
+        """What was written of it. Its lock is ours meanwhile, so that a later guest's is not taken for it."""
         descriptor = self._opened()
         try:
-            if byte_locks.is_held(descriptor, _offset(owner.domain.uuid)):
+            if not byte_locks.take(descriptor, _offset(owner.domain.uuid), shared=False):
                 raise Refused(
                     f"domain {owner.domain}: something that {owner} has started still holds its locks",
                     hint="end what the guest has left behind",
                 )
-            self._record(owner.domain.uuid).unlink(missing_ok=True)
+            self._records.remove(owner.domain.uuid)
         finally:
             os.close(descriptor)
 
@@ -206,72 +225,86 @@ class FcntlDriver(Driver):
                     return None
             finally:
                 os.close(descriptor)
-            return self._read(uuid) or Lock(uuid, "", held=False)
+            return self._records.read(uuid) or Lock(uuid, "", held=False)
 
     def reserve(self, owner: Owner, resources: tuple[Resource, ...], /) -> Lock:
         lock = self.acquire(owner, resources)
         try:
             pidfd = os.pidfd_open(owner.pid)
         except OSError as error:
-            self.passed_on(owner)
+            self.unreserve(owner)
             raise NoSuchGuest(f"there is no process {owner.pid} on this host") from error
         threading.Thread(target=self._until_gone, args=(owner, pidfd), daemon=True).start()
         return lock
 
     def _until_gone(self, owner: Owner, pidfd: int, /) -> None:
         """A reservation ends with its process."""
+        watch = select.poll()
+        watch.register(pidfd, select.POLLIN)
         try:
-            select.select([pidfd], [], [])
+            watch.poll()
         finally:
             os.close(pidfd)
-        self.passed_on(owner)
+        self.unreserve(owner)
 
     def unreserve(self, owner: Owner, /) -> None:
-        self.passed_on(owner)
-        self._record(owner.domain.uuid).unlink(missing_ok=True)
+        with self._turn:
+            descriptor = self._waiting.pop(owner, None)
+            if descriptor is not None:
+                self._records.remove(owner.domain.uuid)
+                os.close(descriptor)
 
     # --- while it runs ---------------------------------------------------------------------------------------------
 
     def suspend(self, owner: Owner, /) -> Lock:
-        return self._change(owner, lambda lock, _: replace(lock, state=LockState.PARKED))
+        with self._of_guest(owner) as (lock, _):
+            return self._records.write(replace(lock, state=LockState.PARKED))
 
     def resume(self, owner: Owner, /) -> Lock:
-        return self._change(owner, lambda lock, _: replace(lock, state=LockState.HELD))
+        with self._of_guest(owner) as (lock, _):
+            run = uuid4().hex if lock.state is LockState.PARKED else lock.run
+            return self._records.write(replace(lock, state=LockState.HELD, run=run))
 
     def add(self, owner: Owner, resource: Resource, /) -> Lock:
-        def change(lock: Lock, descriptor: int) -> Lock:
-            held = [item for item in lock.resources if _is_named_as(resource, item)]
-            if resource.mode is Mode.READ_ONLY or any(item.mode in (resource.mode, Mode.EXCLUSIVE) for item in held):
+        with self._of_guest(owner) as (lock, descriptor):
+            if resource.mode is Mode.READ_ONLY:
                 return lock
-            self._take_one(descriptor, resource)
-            return replace(lock, resources=(*(item for item in lock.resources if item not in held), resource))
-
-        return self._change(owner, change)
+            held = [item for item in lock.resources if _is_named_as(resource, item)]
+            if any(item.mode is Mode.EXCLUSIVE for item in held):
+                resource = replace(resource, mode=Mode.EXCLUSIVE)
+            if not self._takes(descriptor, resource):
+                raise self._refusal(resource)
+            if any(item.mode is resource.mode for item in held):
+                return lock
+            try:
+                others = tuple(item for item in lock.resources if item not in held)
+                return self._records.write(replace(lock, resources=(*others, resource)))
+            except Refused:
+                if not held:
+                    byte_locks.drop(descriptor, _offset_of(resource))
+                raise
 
     def remove(self, owner: Owner, resource: Resource, /) -> Lock:
-        from etcdlock.adapters.host_processes import has_open
-
-        def change(lock: Lock, descriptor: int) -> Lock:
-            held = next((item for item in lock.resources if _is_named_as(resource, item)), None)
-            if held is None:
+        held = next((item for item in self._known(owner).resources if _is_named_as(resource, item)), None)
+        if held is not None and may_have_open(owner.pid, held):  # which may take long: nobody else waits for it
+            raise Refused(f"{held}: {owner} may still have it open", hint="unplug it first")
+        with self._of_guest(owner) as (lock, descriptor):
+            if held not in lock.resources:
                 return lock
-            if has_open(owner.pid, held):
-                raise Refused(f"{held}: {owner} may still have it open", hint="unplug it first")
-            byte_locks.drop(descriptor, byte_locks.offset_of(held.lockspace, held.name))
-            return replace(lock, resources=tuple(item for item in lock.resources if item is not held))
+            kept = tuple(item for item in lock.resources if item != held)
+            left = self._records.write(replace(lock, resources=kept))
+            byte_locks.drop(descriptor, _offset_of(resource))
+            return left
 
-        return self._change(owner, change)
-
-    def _change(self, owner: Owner, change: Callable[[Lock, int], Lock], /) -> Lock:
-        """Through the guest's own descriptor. Raises `NotLocked`."""
+    @contextmanager
+    def _of_guest(self, owner: Owner, /) -> Iterator[tuple[Lock, int]]:
+        """What it has, and a descriptor of the guest's own by which that may be changed. Raises `NotLocked`."""
         with self._turn:
             descriptor = borrowed(owner.pid, file=self._file, offset=_offset(owner.domain.uuid))
             try:
-                lock = change(self._known(owner), descriptor)
-                self._write(lock)
+                yield self._known(owner), descriptor
             finally:
                 os.close(descriptor)
-            return lock
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -279,84 +312,61 @@ class FcntlDriver(Driver):
         return os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _take_all(self, descriptor: int, domain: DomainId, resources: tuple[Resource, ...], /) -> None:
-        """In one order everywhere, so that of two that want the same one gets it. Raises `HeldElsewhere`."""
+        """In one order everywhere, so that of two that want the same one gets it: nothing is taken behind a no. Raises
+        `HeldElsewhere`, with all that is in the way.
+        """
         if not byte_locks.take(descriptor, _offset(domain.uuid), shared=False):
-            raise self._refusal(domain, None)
-        for resource in sorted(resources, key=lambda item: byte_locks.offset_of(item.lockspace, item.name)):
-            self._take_one(descriptor, resource)
+            raise self._refusal(domain)
+        wanted = sorted(resources, key=_offset_of)
+        for number, resource in enumerate(wanted):
+            if not self._takes(descriptor, resource):
+                raise self._refusal(resource, *(item for item in wanted[number + 1 :] if _is_held(descriptor, item)))
 
-    def _take_one(self, descriptor: int, resource: Resource, /) -> None:
-        offset = byte_locks.offset_of(resource.lockspace, resource.name)
-        if not byte_locks.take(descriptor, offset, shared=resource.mode is not Mode.EXCLUSIVE):
-            raise self._refusal(None, resource)
+    def _takes(self, descriptor: int, resource: Resource, /) -> bool:
+        return byte_locks.take(descriptor, _offset_of(resource), shared=_is_shared(resource))
 
-    def _refusal(self, domain: DomainId | None, resource: Resource | None, /) -> HeldElsewhere:
-        found = [lock for lock in self._records() if _names(lock, domain, resource)]
-        unknown = DomainId(UUID(int=0), "unknown")
-        blockers = tuple(_blocker(lock, resource) for lock in found) or (Blocker(domain or unknown, resource),)
-        what = f"domain {domain}" if resource is None else f"disk {resource}"
-        names = [f"domain {lock.name or lock.uuid} on host {lock.host} since {lock.since}" for lock in found]
-        by = " and by ".join(names)
+    def _refusal(self, *wanted: DomainId | Resource) -> HeldElsewhere:
+        known, said, blockers = self._held(), list[str](), list[Blocker]()
+        for one in wanted:
+            resource = one if isinstance(one, Resource) else None
+            found = [lock for lock in known if _is_wanted(lock, one)]
+            unknown = DomainId(UUID(int=0), "unknown") if isinstance(one, Resource) else one
+            blockers += [_blocker(lock, resource) for lock in found] or [Blocker(unknown, resource)]
+            names = [f"domain {lock.name or lock.uuid} on host {lock.host} since {lock.since}" for lock in found]
+            by = " and by ".join(names)
+            said.append(f"{'domain' if resource is None else 'disk'} {one} is held{f' by {by}' if by else ''}")
         hint = "stop it there first; it is held for as long as a process of it lives"
-        return HeldElsewhere(f"{what} is held{f' by {by}' if by else ''}", blockers=blockers, hint=hint)
+        return HeldElsewhere("; ".join(said), blockers=tuple(blockers), hint=hint)
+
+    def _held(self) -> list[Lock]:
+        """What is written of locks that somebody has."""
+        descriptor = self._opened()
+        try:
+            return [lock for lock in self._records.all() if byte_locks.is_held(descriptor, _offset(lock.uuid))]
+        finally:
+            os.close(descriptor)
 
     def _known(self, owner: Owner, /) -> Lock:
-        lock = self._read(owner.domain.uuid)
+        lock = self._records.read(owner.domain.uuid)
         if lock is None or lock.pid != owner.pid or lock.host != self.host:
             raise NotLocked(f"domain {owner.domain} is not locked for process {owner.pid} of this host")
         return lock
 
-    # --- what people read ------------------------------------------------------------------------------------------
-
-    def _record(self, uuid: UUID, /) -> Path:
-        return self._folder / f"{uuid}.json"
-
-    def _write(self, lock: Lock, /) -> None:
-        """Whole or not at all."""
-        names = ("uuid", "name", "host", "state", "run", "pid", "since")
-        resources = [[item.lockspace, item.name, item.mode, item.path] for item in lock.resources]
-        text = json.dumps({**{name: getattr(lock, name) for name in names}, "resources": resources}, default=str)
-        draft = self._record(lock.uuid).with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        try:
-            draft.write_text(text, encoding="utf-8", errors="surrogateescape")
-            draft.replace(self._record(lock.uuid))
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise Refused(f"fcntl_folder: {draft}: {error.strerror}; nothing was locked") from error
-
-    def _read(self, uuid: UUID, /) -> Lock | None:
-        try:
-            return self._parsed(json.loads(self._record(uuid).read_text(encoding="utf-8", errors="surrogateescape")))
-        except (OSError, ValueError, KeyError, TypeError):  # it only tells who it is
-            return None
-
-    def _parsed(self, found: dict[str, Any], /) -> Lock:
-        return Lock(
-            UUID(found["uuid"]),
-            str(found["name"]),
-            held=found["host"] == self.host,
-            host=str(found["host"]),
-            state=LockState(found["state"]),
-            run=str(found["run"]),
-            pid=int(found["pid"]),
-            since=str(found["since"]),
-            resources=tuple(Resource(space, name, Mode(mode), path) for space, name, mode, path in found["resources"]),
-        )
-
-    def _records(self) -> Iterable[Lock]:
-        """Those whose lock somebody has."""
-        descriptor = self._opened()
-        try:
-            for path in sorted(self._folder.glob("*.json")):
-                lock = self._read(UUID(path.stem))
-                if lock is not None and byte_locks.is_held(descriptor, _offset(lock.uuid)):
-                    yield lock
-        finally:
-            os.close(descriptor)
-
 
 def _offset(uuid: UUID, /) -> int:
     return byte_locks.offset_of(_DOMAINS, str(uuid))
+
+
+def _offset_of(resource: Resource, /) -> int:
+    return byte_locks.offset_of(resource.lockspace, resource.name)
+
+
+def _is_held(descriptor: int, resource: Resource, /) -> bool:
+    return byte_locks.is_held(descriptor, _offset_of(resource), shared=_is_shared(resource))
+
+
+def _is_shared(resource: Resource, /) -> bool:
+    return resource.mode is not Mode.EXCLUSIVE
 
 
 def _locked(resources: tuple[Resource, ...], /) -> tuple[Resource, ...]:
@@ -367,13 +377,22 @@ def _is_named_as(wanted: Resource, held: Resource, /) -> bool:
     return (wanted.lockspace, wanted.name) == (held.lockspace, held.name)
 
 
-def _names(lock: Lock, domain: DomainId | None, resource: Resource | None, /) -> bool:
-    if resource is not None:
-        return any(_is_named_as(resource, held) for held in lock.resources)
-    return domain is not None and lock.uuid == domain.uuid
+def _is_wanted(lock: Lock, wanted: DomainId | Resource, /) -> bool:
+    if isinstance(wanted, Resource):
+        return any(_is_named_as(wanted, held) for held in lock.resources)
+    return lock.uuid == wanted.uuid
 
 
 def _blocker(lock: Lock, resource: Resource | None, /) -> Blocker:
     owner = SessionRef(lock.host, FcntlDriver.name)
     domain = DomainId(lock.uuid, lock.name)
     return Blocker(domain, resource, owner, lock.state, lock.since, lock.token, alive=True)
+
+
+def _after_fork() -> None:
+    for driver in tuple(_made):
+        driver.after_fork()
+
+
+_made: WeakSet[FcntlDriver] = WeakSet()
+os.register_at_fork(after_in_child=_after_fork)

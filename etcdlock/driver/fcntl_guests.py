@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from etcdlock.driver import byte_locks
 from etcdlock.errors import NoSuchGuest, NotLocked, NotPermitted
+from etcdlock.model import Resource
 
 _PIDFD_GETFD = 438
 """The same number on every architecture. Python has no name for it."""
+
+
+_LOOK_WITHIN_SECONDS = 1.0
 
 
 def borrowed(pid: int, /, *, file: Path, offset: int) -> int:
@@ -51,6 +56,8 @@ def _open_as(pid: int, file: Path, /) -> list[int]:
     with suppress(FileNotFoundError):  # it is gone
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
+                if link.readlink().name != file.name:  # of a disk on a dead file server no more than this is asked
+                    continue
                 seen = link.stat()
                 if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
                     found.append(int(link.name))
@@ -73,3 +80,14 @@ def _holds(descriptor: int, file: Path, offset: int, /) -> bool:
         return byte_locks.is_held(fresh, offset) and not byte_locks.is_held(descriptor, offset)
     finally:
         os.close(fresh)
+
+
+def may_have_open(pid: int, resource: Resource, /) -> bool:
+    """Whether the process has it open. A file server that is dead does not say: after a second that counts as yes."""
+    from etcdlock.adapters.host_processes import has_open
+
+    told: list[bool] = []
+    looking = threading.Thread(target=lambda: told.append(has_open(pid, resource)), name="guest-files", daemon=True)
+    looking.start()
+    looking.join(_LOOK_WITHIN_SECONDS)
+    return told[0] if told else True

@@ -33,12 +33,14 @@ class Supervision:
     """For one guest."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="etcdlock-")
-        self._path = f"{self._folder}/gate"
-        self._listening: socket.socket | None = socket.socket(socket.AF_UNIX)
+        self._folder = self._path = ""
+        self._listening: socket.socket | None = None
         self._link: socket.socket | None = None
         self._turn = threading.Lock()
         try:
+            self._folder = tempfile.mkdtemp(prefix="etcdlock-")
+            self._path = f"{self._folder}/gate"
+            self._listening = socket.socket(socket.AF_UNIX)
             self._listening.bind(self._path)
             self._listening.listen(1)
         except OSError as error:
@@ -102,7 +104,8 @@ class Supervision:
                 self._link.close()
                 self._link = None
             self._stop_listening()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
