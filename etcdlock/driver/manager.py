@@ -22,6 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from etcdlock.driver.layers import add_with_layers
 from etcdlock.driver.loading import Loaded
 from etcdlock.driver.plugin import Capability, Driver, Lock
 from etcdlock.driver.state import State, parse_state, state_of
@@ -50,6 +51,7 @@ class LockManager:
         self._is_attached = False
         self._supervision: Supervision | None = None
         self._ticket: State | None = None
+        self._has_arrived = False
         self._resuming: State | None = None
         self._lock: Lock | None = None
         asked = driver.ask()
@@ -102,7 +104,7 @@ class LockManager:
         with self._turn:
             if self._supervision is not None:
                 self._supervision.close()
-                self._supervision = None
+                self._supervision, self._pid = None, 0
 
     # --- what is wanted --------------------------------------------------------------------------------------------
 
@@ -124,14 +126,7 @@ class LockManager:
 
         A disk that is `qcow2` may lie on others: where the cluster locks these, they are registered with it.
         """
-        return self._register(*self._named(kind, path, mode=mode, image_format=image_format))
-
-    def _named(self, kind: ResourceKind, path: str, /, *, mode: Mode | None, image_format: str) -> list[Named]:
-        """What was asked for, and behind it what lies below it."""
-        if kind is ResourceKind.DISK:
-            called = f"{kind} {path}"
-            return self._registrar.disk(path, mode=mode, image_format=image_format, called=called)
-        return [Named(f"{kind} {path}", self._registrar.resource(kind, path, mode=mode))]
+        return self._register(*self._registrar.each(kind, path, mode=mode, image_format=image_format))
 
     def register_lease(self, key: str, /, *, lockspace: str, target: str) -> Resource:
         """An explicit lease, as libvirt's `<lease>`."""
@@ -169,9 +164,14 @@ class LockManager:
     # --- starting --------------------------------------------------------------------------------------------------
 
     def supervisor_command(self) -> tuple[str, ...]:
-        """Words to put before the guest's command line, whoever then starts it; it must be started as this user."""
+        """Words to put before the guest's command line, whoever then starts it; it must be started as this user.
+
+        Raises `Refused` while the domain has a guest.
+        """
         with self._turn:
             if self._supervision is None:
+                if self._pid:
+                    raise Refused(f"domain {self._domain} has process {self._pid}", hint="release() once it has ended")
                 self._supervision = Supervision()
             return self._supervision.command
 
@@ -202,7 +202,7 @@ class LockManager:
             self.free()
             process.kill()
             process.wait()
-            self._pid = 0
+            self._lock, self._pid = None, 0
             raise
         return process
 
@@ -218,7 +218,7 @@ class LockManager:
     def acquire(self, *, pid: int = 0, state: str = "") -> Lock:
         """Lock the domain and all that is registered, or nothing; then a supervised guest runs.
 
-        `pid` is the guest's process where it has no supervisor: it must not run the guest yet (`BY_PID`). `state` is
+        `pid` is the guest's process, needed where it has no supervisor: it must not run it yet (`BY_PID`). `state` is
         what `suspend` gave: the vCPUs are about to go on (`SUSPEND`). On the destination of a migration this claims,
         and the guest must not run before `complete_migrate`. After `attach` it lets the guest run as `complete_migrate`
         does, in case that had not been said to the program before.
@@ -245,9 +245,8 @@ class LockManager:
         supervision, self._supervision = self._supervision, None
         if supervision is None:
             return
-        descriptors = driver.pass_on(owner)
         try:
-            supervision.let_through(token=lock.token, descriptors=descriptors)
+            supervision.let_through(token=lock.token, descriptors=driver.pass_on(owner))
         finally:
             driver.passed_on(owner)
             supervision.close()
@@ -263,6 +262,7 @@ class LockManager:
     def suspend(self) -> str:
         """The vCPUs **have stopped**; they go on only after `acquire(state=…)`. The state string: `SUSPEND`."""
         with self._turn:
+            self._resuming = None
             lock = self._kept(self._loaded.ask(Capability.SUSPEND).suspend(self._owner()))
             return str(state_of(lock))
 
@@ -290,14 +290,14 @@ class LockManager:
     ) -> Lock:
         """One more, before the guest opens it, and first what lies below it: `HOTPLUG`. Raises `HeldElsewhere`.
 
-        What lies below stays locked until the guest ends, also after a no.
+        What lies below stays locked until the guest ends. After a no, what was locked for this is given back.
         """
-        wanted = [one.resource for one in self._named(kind, path, mode=mode, image_format=image_format)]
+        found = self._registrar.each(kind, path, mode=mode, image_format=image_format)
+        wanted = [one.resource for one in found]
         with self._turn:
             drivers = [self._loaded.ask(Capability.HOTPLUG, *_for_mode(resource)) for resource in wanted]
-            for resource in reversed(self._registrar.by_rule(tuple(wanted))):
-                lock = self._kept(drivers[0].add(self._owner(), resource))
-            return lock
+            disk, *below = self._registrar.by_rule(tuple(wanted))
+            return self._kept(add_with_layers(drivers[0], self._owner(), disk, below=below))
 
     def release_resource(self, path: str, /, *, kind: ResourceKind = ResourceKind.DISK) -> Lock:
         """One less, after the guest has closed it: `HOTPLUG`. Raises `Refused` where it may still have it open."""
@@ -319,7 +319,8 @@ class LockManager:
         """The guest's process has ended: all is given back when this returns. Raises `Refused` while it lives."""
         with self._turn:
             self._loaded.ask().release(self._owner())
-            self._lock, self._pid = None, 0
+            self._lock, self._pid, self._resuming = None, 0, None
+            self._ticket, self._has_arrived, self._is_attached = None, False, False
 
     # --- migrations ------------------------------------------------------------------------------------------------
 
@@ -327,12 +328,18 @@ class LockManager:
         """On the source, before any memory is sent: the ticket for `incoming` on the destination `host`: `MIGRATION`.
 
         The guest runs on. At the switch-over, when its vCPUs have stopped, call `suspend`: from then on the destination
-        may claim. Raises `Refused` where the destination is this host.
+        may claim. Raises `Refused` where the destination is this host, and while the domain still migrates in.
         """
         here = self._loaded.ask(Capability.MIGRATION, Capability.SUSPEND).host
         if host == here:
             raise Refused(f"domain {self._domain} is on host {host} already", hint="name the destination's host id")
-        return str(state_of(self._current(), host=host))
+        with self._turn:
+            if self._ticket is not None and not self._has_arrived:
+                hint = "complete_migrate() before it migrates on"
+                raise Refused(f"domain {self._domain} has not arrived on host {here} yet", hint=hint)
+            ticket = str(state_of(self._current(), host=host))
+            self._ticket = None  # from here on this is a source
+            return ticket
 
     def complete_migrate(self) -> Lock | None:
         """On the destination: claim, if `acquire` has not; after this the vCPUs may run, and there is no way back.
@@ -347,7 +354,9 @@ class LockManager:
                 return None
             if self._lock is None:
                 self._kept(driver.incoming(owner, self._all(), run=self._ticket.run))
-            return self._kept(driver.complete_incoming(owner))
+            lock = self._kept(driver.complete_incoming(owner))
+            self._has_arrived = True
+            return lock
 
     def cancel_migrate(self) -> Lock | None:
         """On the destination, whose guest must not run: what was claimed is the source's again. First there, if it can
@@ -366,6 +375,8 @@ class LockManager:
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def _owner(self, pid: int = 0, /) -> Owner:
+        if pid and self._supervision is not None:
+            self.guest_pid()
         if pid and self._pid and pid != self._pid:
             raise NotTheOwner(f"domain {self._domain} has process {self._pid}, not {pid}")
         self._pid = self._pid or pid

@@ -106,5 +106,8 @@ class NopDriver(Driver):
             gone = None if removed is None else (removed.lockspace, removed.name)
             names = {(item.lockspace, item.name) for item in added} | {gone}
             kept = tuple(item for item in lock.resources if (item.lockspace, item.name) not in names)
-            self._locks[lock.uuid] = lock = replace(lock, state=state or lock.state, resources=kept + added)
+            goes_on = lock.state is LockState.PARKED and state is LockState.HELD
+            run = uuid4().hex if goes_on else lock.run
+            lock = replace(lock, state=state or lock.state, run=run, resources=kept + added)
+            self._locks[lock.uuid] = lock
             return lock

@@ -49,6 +49,13 @@ class Registrar:
 
     driver: Driver
 
+    def each(self, kind: ResourceKind, path: str, /, *, mode: Mode | None, image_format: str) -> list[Named]:
+        """What was asked for, and behind it what lies below it."""
+        called = f"{kind} {path}"
+        if kind is ResourceKind.DISK:
+            return self.disk(path, mode=mode, image_format=image_format, called=called)
+        return [Named(called, self.resource(kind, path, mode=mode))]
+
     def disk(self, path: str, /, *, mode: Mode | None, image_format: str, called: str) -> list[Named]:
         """A disk, and the images below it where these are locked and it is said to be able to have some."""
         if image_format not in ("raw", QCOW2):

@@ -10,7 +10,7 @@ import pytest
 
 from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.driver import DomainId, Loaded, Lock, LockManager, Reservation, load
-from etcdlock.errors import InvalidInput, NotIdentified
+from etcdlock.errors import HeldElsewhere, InvalidInput, NotIdentified
 from tests.driver.places import GUEST, NOWHERE, place
 from tests.unit.test_backing_chain import image
 
@@ -57,6 +57,24 @@ def test_a_guest_has_its_templates_with_its_disks_however_these_are_named(driver
         guest.kill()
         guest.wait()
         manager.release()
+
+
+def test_what_was_locked_below_a_disk_that_is_refused_is_given_back(driver: Loaded, images: Path) -> None:
+    other, manager = LockManager(driver, DomainId(uuid4(), "vm1")), LockManager(driver, DomainId(uuid4(), "vm2"))
+    other.register(str(images / "three"))
+    guests = [each.start(GUEST) for each in (other, manager)]
+    for had in ({}, {"two": "exclusive", "template": "shared"}):
+        if had:
+            assert modes(manager.acquire_resource(str(images / "two"), image_format="qcow2")) == had
+        with pytest.raises(HeldElsewhere):
+            manager.acquire_resource(str(images / "three"), image_format="qcow2")
+        lock = manager.inquire()
+        assert lock is not None
+        assert modes(lock) == had
+    for each, guest in zip((other, manager), guests, strict=True):
+        guest.kill()
+        guest.wait()
+        each.release()
 
 
 def test_a_reservation_has_them_too(driver: Loaded, images: Path) -> None:

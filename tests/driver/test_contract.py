@@ -167,6 +167,18 @@ def test_a_state_string_of_another_ownership_lets_nothing_run(hand: Hand) -> Non
     assert lock.state is LockState.PARKED
 
 
+@proves(Capability.SUSPEND)
+def test_a_state_string_of_a_guest_that_was_let_run_since_lets_nothing_run(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    hand.start(manager)
+    old = manager.suspend()
+    manager.acquire(state=old)
+    state = manager.suspend()
+    with pytest.raises(Superseded):
+        manager.acquire(state=old)
+    assert manager.acquire(state=state).state is LockState.HELD
+
+
 @proves(Capability.TOKEN)
 def test_tokens_grow_with_every_owner_and_the_guest_finds_its_own(hand: Hand, tmp_path: Path) -> None:
     found = []

@@ -40,6 +40,8 @@ def test_another_program_finds_the_guest_again_with_its_locks(hand: Hand) -> Non
         LockManager.attach(hand.place.on("b"), hand.domain)
     hand.end(again, guest)
     assert again.inquire() is None
+    hand.start(again)  # the domain's next guest, like any other
+    assert manager.inquire() is not None
 
 
 @proves(Capability.MIGRATION)
@@ -65,6 +67,42 @@ def test_a_migration_hands_the_locks_over_in_one_step(hand: Hand) -> None:
         target.cancel_migrate()
     hand.end(source, guest)
     assert target.inquire() == last
+
+
+@proves(Capability.MIGRATION)
+def test_a_guest_that_has_arrived_migrates_on_and_starts_anew_like_any_other(hand: Hand) -> None:
+    source = hand.manager(hand.disk)
+    guest = hand.start(source)
+    target = LockManager.incoming(hand.place.on("b"), hand.domain, ticket=source.prepare_migrate("b"))
+    target.register(hand.disk)
+    arrived = hand.start(target)
+    with pytest.raises(Refused, match="not arrived"):
+        target.prepare_migrate("a")
+    source.suspend()
+    target.complete_migrate()
+    source.complete_migrate()
+    hand.end(source, guest)
+
+    back = LockManager.incoming(hand.place.on("a"), hand.domain, ticket=target.prepare_migrate("a"))
+    back.register(hand.disk)
+    returned = hand.start(back)
+    target.suspend()
+    with pytest.raises(NotClaimed):
+        target.complete_migrate()
+    assert target.cancel_migrate() is not None
+    target.suspend()
+    with pytest.raises(Refused, match="out of date"):
+        back.complete_migrate()
+    target.cancel_migrate()
+    hand.end(target, arrived)
+
+    returned.kill()
+    returned.wait()
+    back.release()
+    hand.start(back)
+    lock = back.inquire()
+    assert lock is not None
+    assert (lock.host, lock.held, [item.path for item in lock.resources]) == ("a", True, [hand.disk])
 
 
 @proves(Capability.MIGRATION)

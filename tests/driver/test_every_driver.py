@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from etcdlock.driver import Capability, LockManager, LockState, Mode, Reservation, load
-from etcdlock.errors import EtcdlockError, InvalidInput, NotLocked, Refused
+from etcdlock.errors import EtcdlockError, InvalidInput, NotLocked, NotTheOwner, Refused
 from tests.driver.declared import PROVED, all_drivers, kind_of
-from tests.driver.places import DRIVERS, NOWHERE, Hand, comes_true, python
+from tests.driver.places import DRIVERS, GUEST, NOWHERE, Hand, comes_true, python
 
 
 @all_drivers
@@ -42,6 +42,30 @@ def test_nothing_of_a_guest_runs_before_it_is_let_through(hand: Hand, tmp_path: 
     assert not sign.exists()
     with pytest.raises(NotLocked):
         LockManager(hand.place.on("a"), hand.domain).guest_pid()
+
+
+@all_drivers
+def test_a_supervisor_that_was_refused_is_no_guest_of_the_next_start(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    refused = subprocess.Popen([*manager.supervisor_command(), "true"])
+    manager.guest_pid()
+    manager.free()
+    assert refused.wait() == 125
+    guest = hand.start(manager)
+    assert manager.guest_pid() == guest.pid
+    with pytest.raises(Refused, match=f"has process {guest.pid}"):
+        manager.supervisor_command()
+
+
+@all_drivers
+def test_whoever_knows_the_supervisors_pid_may_say_it(hand: Hand) -> None:
+    manager = hand.manager(hand.disk)
+    guest = subprocess.Popen([*manager.supervisor_command(), *GUEST])
+    hand.keep(manager, guest)
+    with pytest.raises(NotTheOwner):
+        manager.acquire(pid=os.getpid())
+    assert manager.acquire(pid=guest.pid).pid == guest.pid
+    comes_true(lambda: Path(f"/proc/{guest.pid}/comm").read_text().strip() == "sleep")
 
 
 @all_drivers
