@@ -146,8 +146,8 @@ class LockManager:
         if devices:
             driver = self._registrar.driver
             wanted += parse_devices(xml, source=source, host=driver.host, identify=driver.identify)
-        for named in wanted:
-            self._register(named)
+        if wanted:
+            self._register(*wanted)
 
     def _register(self, *each: Named) -> Resource:
         """All of them, or none; the first is the one that was asked for."""

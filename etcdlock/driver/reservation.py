@@ -48,19 +48,18 @@ class Reservation:
 
     def add_disk(self, path: str, /, *, mode: Mode = Mode.EXCLUSIVE, image_format: str = "raw") -> None:
         """A disk by its absolute path; of one that is `qcow2` the images below, too, where the cluster locks them."""
-        for named in self._registrar.disk(path, mode=mode, image_format=image_format, called=f"disk {path}"):
-            self._add(named)
+        self._add(self._registrar.disk(path, mode=mode, image_format=image_format, called=f"disk {path}"))
 
     def add_domain(self, xml: bytes | str, /, *, source: str = "domain XML", readonly: bool = False) -> None:
         """All disks and leases of a domain; with `readonly` all shared, so that several may read and nobody writes."""
         parsed, wanted = self._registrar.domain(xml, source=source)
-        for named in wanted:
-            self._add(of_domain(named, parsed.domain.name, readonly=readonly))
+        self._add([of_domain(named, parsed.domain.name, readonly=readonly) for named in wanted])
 
-    def _add(self, named: Named, /) -> None:
+    def _add(self, each: list[Named], /) -> None:
+        """All of them, or none."""
         if self._lock is not None:
             raise Refused("the reservation is held already", hint="make another one for more")
-        wanted = [*self._wanted, named]
+        wanted = [*self._wanted, *each]
         self._registrar.all_of(wanted)
         self._wanted = wanted
 

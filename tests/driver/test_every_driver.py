@@ -157,7 +157,18 @@ def test_one_disk_twice_is_refused_and_nothing_is_registered(hand: Hand) -> None
         manager.register(f"/san//{hand.disk.rpartition('/')[2]}")
     with pytest.raises(InvalidInput):
         manager.register("not/absolute")
+    disks = "".join(
+        f"<disk type='file'><source file='{path}'/><target dev='vd{number}'/></disk>"
+        for number, path in enumerate((f"{hand.disk}-other", hand.disk))
+    )
+    with pytest.raises(InvalidInput):
+        manager.register_xml(
+            f"<domain><name>vm1</name><uuid>{hand.domain.uuid}</uuid><devices>{disks}</devices></domain>"
+        )
     hand.start(manager)
+    lock = manager.inquire()
+    assert lock is not None
+    assert [item.path for item in lock.resources] == [hand.disk]
     with pytest.raises(Refused):
         manager.register("/san/too-late")
 
