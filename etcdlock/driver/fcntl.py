@@ -122,6 +122,7 @@ class FcntlDriver(Driver):
         """In the child, which must not hold what its parent gives back."""
         for descriptor in self._waiting.values():
             os.close(descriptor)
+        self._waiting.clear()
 
     @property
     def host(self) -> str:

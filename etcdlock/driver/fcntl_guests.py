@@ -19,8 +19,6 @@ from etcdlock.model import Resource
 
 _PIDFD_GETFD = 438
 """The same number on every architecture. Python has no name for it."""
-
-
 _LOOK_WITHIN_SECONDS = 1.0
 
 

@@ -23,6 +23,7 @@ from etcdlock.identity.words import Identified, ResourceName, escaped
 LVM_LOCKSPACE: Final = "lvm"
 UNIT_LOCKSPACE: Final = "wwn"
 MD_LOCKSPACE: Final = "md"
+RBD_LOCKSPACE: Final = "rbd"
 
 _LVM_UUID: Final = re.compile(r"LVM-([0-9A-Za-z]{32})([0-9A-Za-z]{32})(-[a-z0-9_]+)?")
 _LVM_GROUPS: Final = (6, 4, 4, 4, 4, 4, 6)
@@ -67,7 +68,7 @@ def _own(device: Device, *, here: str) -> Identified:
     if device.rbd is not None:
         pool, namespace, image, snapshot = device.rbd
         text = "/".join(part for part in (pool, namespace, image) if part)
-        name = identify_network(NetworkSource("rbd", text, snapshot="" if snapshot == "-" else snapshot))
+        name = identify_network(NetworkSource(RBD_LOCKSPACE, text, snapshot="" if snapshot == "-" else snapshot))
         return Identified(name, "rbd", (_shown(device), f"maps the image {escaped(text)}"))
     if _OF_ONE_HOST.fullmatch(device.name):
         return Identified(ResourceName(here, device.number), "local", (_shown(device), "a device of this host alone"))

@@ -15,8 +15,9 @@ def of(name: str, mode: Mode = Mode.EXCLUSIVE, *, lockspace: str = "wwn") -> Res
 
 
 @pytest.mark.parametrize("mode", [Mode.EXCLUSIVE, Mode.SHARED])
-def test_who_has_a_partition_shares_its_disk(mode: Mode) -> None:
-    assert whole_of(of(f"{UNIT}/part3", mode)) == Resource("wwn", UNIT, Mode.SHARED, "")
+@pytest.mark.parametrize("lockspace", ["wwn", "md", "lvm", "rbd", "local/boot"])
+def test_who_has_a_partition_shares_its_disk(mode: Mode, lockspace: str) -> None:
+    assert whole_of(of(f"{UNIT}/part3", mode, lockspace=lockspace)) == Resource(lockspace, UNIT, Mode.SHARED, "")
 
 
 @pytest.mark.parametrize(
