@@ -1,6 +1,7 @@
 """One connection: let in by who the peer is, held to bounds of number, size and time.
 
-Guaranteed: a client that says nothing, says it slowly, or does not read its answer, is cut off when its time is up.
+Guaranteed: a client that says nothing, says it slowly, or does not read its answer, is cut off when its time is up,
+unless the answer is one that need not be read (`request.state.need_not_be_read`): then no more than fits is written.
 Those who may only look cannot use up the connections of those who may act.
 """
 
@@ -68,7 +69,8 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_sending()
-        self._deaf = self._cut_off_later()
+        if not (self._is_answering and self.scope["state"].get("need_not_be_read")):
+            self._deaf = self._cut_off_later()
 
     def resume_writing(self) -> None:
         super().resume_writing()

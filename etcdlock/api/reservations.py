@@ -80,6 +80,7 @@ class ReservationRoutes:
             self._keep_trying(owner)
             raise
         lock = Lock.of(uuid, stored, host=self._host)
+        request.state.need_not_be_read = True  # whoever waits for something else must not lose its disks by that
         return _Held(self._left, owner, lock.model_dump_json())
 
     async def _all(self, wanted: ReservedLocks, /) -> tuple[Resource, ...]:

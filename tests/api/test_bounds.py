@@ -10,19 +10,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from etcdlock.api import reservations
 from etcdlock.api.bounds import Bounds
 from etcdlock.api.client import AgentClient
+from etcdlock.api.connection import Connection
 from etcdlock.api.peer import Peer, Rights, Rules
 from etcdlock.cli.doors import _group
 from etcdlock.errors import InvalidInput, InvalidSetting, NotPermitted, Unreachable
 from tests.api.serving import ApiHost, Serving, serving
-from tests.promises.world import domain
+from tests.promises.world import disk, domain
 
 VM = domain(0x1234)
 ACQUIRE = f"POST /v1/domains/{VM.uuid}/acquire HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -105,6 +108,26 @@ def test_a_client_that_asks_and_never_reads_is_cut_off(hosts: Serving) -> None:
             pass
         until_alone(alice)
     assert alice.client.agent()["phase"] == "live"
+
+
+def test_a_reservation_is_held_though_nobody_reads_that_it_is(hosts: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, full, pause = hosts.host("alice", bounds=IMPATIENT), threading.Event(), Connection.pause_writing
+
+    def told(connection: Connection) -> None:
+        pause(connection)
+        full.set()
+
+    monkeypatch.setattr(reservations, "KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(Connection, "pause_writing", told)
+    owner, _ = alice.start(VM)
+    held = alice.client.reserve(owner, (disk("a"),))
+    assert full.wait(30)
+    for _ in range(2):
+        with connect(alice) as idle:
+            assert heard(idle) == b""  # its time is up, and so would be the other's
+    assert alice.hypervisor.record(VM) is not None
+    held.close()
+    until_alone(alice)
 
 
 def until_alone(host: ApiHost) -> None:
