@@ -14,6 +14,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -260,7 +261,10 @@ class HeldConnection:
     _connection: _Connection
 
     def close(self) -> None:
-        """Give it back."""
+        """Give it back, also where a fork of this process has the connection, too."""
+        if self._connection.sock is not None:
+            with suppress(OSError):  # the agent has ended it
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 
