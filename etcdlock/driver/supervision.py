@@ -101,6 +101,8 @@ class Supervision:
                 listening.shutdown(socket.SHUT_RDWR)
         with self._turn:
             if self._link is not None:
+                with suppress(OSError):  # it is gone; a fork of this process may have the link, too
+                    self._link.shutdown(socket.SHUT_RDWR)
                 self._link.close()
                 self._link = None
             self._stop_listening()

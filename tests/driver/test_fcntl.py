@@ -141,8 +141,10 @@ def test_a_reservation_ends_with_its_process_however_many_descriptors_the_progra
         limits.setrlimit(limits.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_fork_of_the_program_keeps_no_reservation(driver: Loaded) -> None:
-    reservation = reserved(driver, "/san/1", pid=os.getpid())
+def test_a_fork_of_the_program_keeps_no_reservation_and_no_supervisor(driver: Loaded) -> None:
+    reservation, waiting = reserved(driver, "/san/1", pid=os.getpid()), manager(driver)
+    supervisor = subprocess.Popen([*waiting.supervisor_command(), "true"])
+    waiting.guest_pid()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -152,6 +154,8 @@ def test_a_fork_of_the_program_keeps_no_reservation(driver: Loaded) -> None:
     try:
         reservation.release()
         comes_true(lambda: is_free(driver, "/san/1"))
+        waiting.free()
+        assert supervisor.wait(20) == 125
     finally:
         os.close(writing)
         os.close(reading)
