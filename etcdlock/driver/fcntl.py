@@ -68,6 +68,7 @@ class FcntlDriver(Driver):
         "Block devices that several hosts share, and anything else they do, unless fcntl_folder is shared by all, too.",
         "Hosts from each other by a file system whose locks do not work between hosts: only this host's are tried out.",
         "A disk from a guest whose host is cut off from such a file system, or whose server has lost its locks.",
+        "A partition from a guest that has its whole disk, and a whole disk from one that has a partition of it.",
     )
 
     @classmethod
