@@ -134,7 +134,8 @@ def _stacked(device: Device, below: Callable[[Device], Identified]) -> Identifie
         devices = ", ".join(lower.name for lower in device.lower) or "none that can be seen"
         raise NotIdentified(f"{_shown(device)} is made of several devices ({devices}) and has no UUID of its own")
     lower = below(device.lower[0])
-    return Identified(lower.name, lower.rule, (f"{_shown(device)}, which lies on one device", *lower.evidence))
+    told = (f"{_shown(device)}, which lies on one device", *lower.evidence)
+    return Identified(lower.name, lower.rule, told, lower.warning)
 
 
 def _partition(disk: Identified, number: int, device: Device) -> Identified:

@@ -118,6 +118,10 @@ def test_a_logical_volume_is_called_by_its_uuids_whatever_it_lies_on() -> None:
 @pytest.mark.parametrize("uuid", ["CRYPT-LUKS2-0123456789abcdef0123456789abcdef-secret", ""])
 def test_what_lies_on_one_device_alone_is_called_like_that(uuid: str) -> None:
     assert name(Device(number="253:2", name="dm-2", dm_uuid=uuid, lower=(PATH_A,))) == name(PATH_A)
+    part = Device(number="8:1", name="sda1", partition=1, whole=PATH_A)
+    above = Device(number="253:2", name="dm-2", dm_uuid=uuid, lower=(part,))
+    found = identify_device(above, of_place=lambda place: identify_place(place, here=HERE), here=HERE)
+    assert (str(found.name), "the whole disk" in found.warning) == (name(part), True)
 
 
 def test_a_partition_is_called_by_its_disk_and_number_whoever_has_made_the_device() -> None:
