@@ -39,8 +39,15 @@ class Namer:
             self._warn_once(path, one)
         return _by_path(wanted, found)
 
+    def name_now(self, path: str, /) -> ResourceName:
+        """As `name`, for a program that has nothing else to do meanwhile."""
+        (found,) = self.identified((path,))
+        self._warn_once(path, found)
+        return found.name
+
     def identified(self, paths: Sequence[str], /) -> tuple[Identified, ...]:
-        """The same, with its reasons, for a program that has nothing else to do meanwhile."""
+        """The same, with its reasons, for a program that has nothing else to do meanwhile and tells of warnings itself.
+        """
         wanted = tuple(paths)
         if not self._naming.looks or not wanted:
             return self._naming.identified(wanted)

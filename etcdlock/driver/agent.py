@@ -68,8 +68,7 @@ class AgentDriver(Driver):
 
     def identify(self, path: str, /) -> ResourceName:
         """By the cluster's rule."""
-        (found,) = self._names.identified((path,))
-        return found.name
+        return self._names.name_now(path)
 
     @property
     def locks_readonly_disks(self) -> bool:

@@ -132,8 +132,7 @@ class FcntlDriver(Driver):
 
     def identify(self, path: str, /) -> ResourceName:
         """By the settings' rule."""
-        (found,) = self._names.identified((path,))
-        return found.name
+        return self._names.name_now(path)
 
     @property
     def locks_readonly_disks(self) -> bool:

@@ -7,6 +7,7 @@ guests share with their host (`filesystem`) is used by several at once: it is sh
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ from etcdlock.identity import (
     local_lockspace,
     with_readonly_rule,
 )
+from etcdlock.journal import note
 from etcdlock.model import Mode, Resource
 
 
@@ -65,7 +67,10 @@ class Registrar:
         if image_format != QCOW2 or not self.driver.locks_chains:
             return wanted
         link = Link(path)
-        for below in self.driver.below((link,))[link].layers:
+        chain = self.driver.below((link,))[link]
+        for warning in chain.warnings:
+            note("chain_ends", level=logging.WARNING, path=path, warning=warning)
+        for below in chain.layers:
             layer = self.resource(ResourceKind.DISK, below, mode=layer_mode(top.mode))
             wanted.append(Named(f"{called} (backing {below})", layer, disk=called, is_backing=True))
         return wanted
@@ -73,8 +78,12 @@ class Registrar:
     def domain(self, xml: bytes | str, /, *, source: str) -> tuple[DomainXml, tuple[Named, ...]]:
         """A domain XML, and all disks and leases in it, with the images below. Raises `InvalidDomainXml`."""
         parsed = parse_domain(xml, source=source, chains=self.driver.locks_chains)
+        warnings = parsed.warnings
         if self.driver.locks_chains:
             parsed = with_chains(parsed, chain=self.driver.below(chains_of(parsed)).__getitem__)
+            warnings += parsed.warnings
+        for warning in warnings:
+            note("not_locked", level=logging.WARNING, domain=parsed.domain, warning=warning)
         return parsed, named_of(parsed, identify=self.driver.identify)
 
     def resource(self, kind: ResourceKind, path: str, /, *, mode: Mode | None = None) -> Resource:

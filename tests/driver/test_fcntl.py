@@ -193,3 +193,19 @@ def test_where_there_is_no_room_for_a_supervisor_that_is_said(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(GuestNotStarted, match="no socket for the guest's supervisor"):
         manager(driver).start(GUEST)
+
+
+def test_what_a_name_rests_on_and_what_is_not_locked_is_in_the_log(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    (tmp_path / "other").hardlink_to(disk)
+    xml = """<domain><name>vm1</name><uuid>{}</uuid><devices><hostdev mode='subsystem' type='scsi'><source>
+      <adapter name='scsi_host0'/><address bus='0' target='0' unit='0'/></source></hostdev></devices></domain>"""
+    with load("fcntl", config=NOWHERE, settings={"host_id": "a", "fcntl_folder": str(folder)}) as driver:
+        made = manager(driver, str(disk))
+        made.register_xml(xml.format(made.domain.uuid))
+    told = {record.getMessage(): vars(record)["fields"]["warning"] for record in caplog.records}
+    assert "hard links" in told["disk_named"]
+    assert "scsi" in told["not_locked"].lower()
