@@ -3,39 +3,65 @@
 What is answered is the lock as it stands where there is one here. Where it would have been refused it is one that says
 so much as that the guest may go on: held, or parked, by this host, with the token 0.
 
-Guaranteed: an answer comes within `answer_seconds`, or as soon as the agent has one; only a look may fail.
+Guaranteed: an answer comes within `answer_seconds`, or as soon as the agent has one; only a look may fail, and not that
+at a guest of this host that was told yes: whoever asks for it again, also after a restart of his own, hears the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
 from etcdlock.agent.context import Context
 from etcdlock.agent.host import HostAgent
 from etcdlock.agent.requests import Requests
-from etcdlock.agent.shadow import Question, Shadow
+from etcdlock.agent.shadow import UNANSWERED, Question, Shadow
+from etcdlock.errors import NoSuchGuest
 from etcdlock.escalation import Action
-from etcdlock.model import DomainId, DomainRecord, LockState, Owner, Resource, SessionRef, StoredDomain
+from etcdlock.model import DomainId, DomainRecord, LockState, Owner, Resource, SessionKind, SessionRef, StoredDomain
+from etcdlock.ports import Processes
+from etcdlock.session import session_id
 
 ANSWER_SECONDS = 2.0
-UNPROVEN = "shadow"
+UNPROVEN = session_id(SessionKind.AGENT, "shadow")
 """The session in an answer, where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The latest yes of a guest that has no lock in truth."""
+
+    question: Question
+    state: LockState
+    pid_start: int
 
 
 class ShadowRequests:
     """In place of `Requests`, and before it. `wait_seconds` is as long as a destination waits for its source."""
 
     def __init__(
-        self, requests: Requests, shadow: Shadow, agent: HostAgent, context: Context, /, *, wait_seconds: float
+        self,
+        requests: Requests,
+        shadow: Shadow,
+        agent: HostAgent,
+        context: Context,
+        /,
+        *,
+        processes: Processes,
+        wait_seconds: float,
     ) -> None:
         self._requests = requests
         self._shadow = shadow
         self._agent = agent
         self._context = context
+        self._processes = processes
         self._wait_seconds = wait_seconds
+        self._answer_seconds = min(ANSWER_SECONDS, wait_seconds)  # less than the door waits for
+        self._told: dict[UUID, _Told] = {}
 
     async def acquire(
         self, owner: Owner, resources: tuple[Resource, ...], /, *, on_session_lost: Action | None = None
@@ -55,11 +81,16 @@ class ShadowRequests:
         await self._asked(self._about("release", uuid), lambda: self._requests.release(uuid))
 
     async def find(self, uuid: UUID, /) -> StoredDomain | None:
-        """As it stands; a guest that lives here, and whose domain nobody has, has been told yes: so it is here, too."""
-        stored, resident = await self._requests.find(uuid), self._agent.find(uuid)
-        if stored is not None or resident is None or resident.gone:
-            return stored
-        return self._as_if(self._about("find", uuid), LockState.PARKED if resident.rests else LockState.HELD)
+        """As it stands. A guest that lives here and was told yes has its domain, unless another is known to."""
+        told = self._living(uuid)
+        if told is None:
+            return await self._requests.find(uuid)
+        stored = None
+        if self._agent.ready.is_set():
+            with suppress(TimeoutError, *UNANSWERED):
+                async with asyncio.timeout(self._answer_seconds):
+                    stored = await self._requests.find(uuid)
+        return self._as_if(told.question, told.state) if stored is None else stored
 
     async def give_back(self, owner: Owner, /) -> None:
         """Yes."""
@@ -107,10 +138,28 @@ class ShadowRequests:
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def _about(self, asked: str, uuid: UUID, /, *resources: Resource, again: bool = False) -> Question:
-        resident = self._agent.find(uuid)
-        if resident is None:
-            return Question(asked, DomainId(uuid, ""), 0, resources, again)
-        return Question(asked, resident.owner.domain, resident.owner.pid, resources, again)
+        resident, told = self._agent.find(uuid), self._told.get(uuid)
+        if resident is not None:
+            return Question(asked, resident.owner.domain, resident.owner.pid, resources, again)
+        if told is not None:
+            return Question(asked, told.question.domain, told.question.pid, resources, again)
+        return Question(asked, DomainId(uuid, ""), 0, resources, again)
+
+    def _living(self, uuid: UUID, /) -> _Told | None:
+        told = self._told.get(uuid)
+        with suppress(NoSuchGuest):
+            if told is not None and self._processes.attach(told.question.pid).pid_start == told.pid_start:
+                return told
+        self._told.pop(uuid, None)
+        return None
+
+    def _remember(self, question: Question, state: LockState, /) -> None:
+        uuid = question.domain.uuid
+        before = self._told.get(uuid)
+        resources = question.resources or (() if before is None else before.question.resources)
+        with suppress(NoSuchGuest):
+            start = self._processes.attach(question.pid).pid_start
+            self._told[uuid] = _Told(replace(question, resources=resources), state, start)
 
     async def _asked(
         self,
@@ -118,11 +167,11 @@ class ShadowRequests:
         work: Callable[[], Awaitable[StoredDomain | None]],
         /,
         *,
-        within_seconds: float = ANSWER_SECONDS,
+        within_seconds: float | None = None,
     ) -> StoredDomain | None:
         """What came of it in time, if anything; it goes on."""
         task = self._shadow.ask(question, work)
-        await asyncio.wait((task,), timeout=within_seconds)
+        await asyncio.wait((task,), timeout=within_seconds or self._answer_seconds)
         is_answered = task.done() and not task.cancelled() and task.exception() is None
         return task.result() if is_answered else None
 
@@ -133,11 +182,16 @@ class ShadowRequests:
         /,
         *,
         state: LockState = LockState.HELD,
-        within_seconds: float = ANSWER_SECONDS,
+        within_seconds: float | None = None,
     ) -> StoredDomain:
         stored = await self._asked(question, work, within_seconds=within_seconds)
         holding = self._agent.ledger.holding(question.domain.uuid) if stored is None else None
-        return stored or (holding.stored if holding is not None else self._as_if(question, state))
+        found = holding.stored if holding is not None else stored
+        if found is None:
+            self._remember(question, state)
+            return self._as_if(question, state)
+        self._told.pop(question.domain.uuid, None)
+        return found
 
     def _as_if(self, question: Question, state: LockState, /) -> StoredDomain:
         """It holds nothing in truth."""

@@ -128,7 +128,9 @@ def _domains(
     )
     if shadow is None:
         return requests
-    return ShadowRequests(requests, shadow, agent, context, wait_seconds=settings.acquire_seconds)
+    return ShadowRequests(
+        requests, shadow, agent, context, processes=processes, wait_seconds=settings.acquire_seconds
+    )
 
 
 def _group(name: str, /) -> int | None:

@@ -17,6 +17,7 @@ from etcdlock.adapters.embedded import EmbeddedEtcd
 from etcdlock.api.client import AgentClient
 from etcdlock.config import SHADOW
 from etcdlock.driver import LockManager, load
+from etcdlock.errors import NotLocked, Unreachable
 from etcdlock.libvirt.procedure import AcquireResource, ReleaseResource, Request
 from etcdlock.libvirt.remote_error import RemoteError
 from etcdlock.model import Mode, Owner, Resource
@@ -148,34 +149,40 @@ def test_programs_and_run_are_told_yes_too(pair: tuple[ShadowHost, ShadowHost]) 
 
 
 def test_a_management_program_goes_on_with_a_guest_that_would_have_been_refused(
-    pair: tuple[ShadowHost, ShadowHost], tmp_path: Path
+    pair: tuple[ShadowHost, ShadowHost],
 ) -> None:
     a, b = pair
     a.agent()
     b.agent()
     assert a.start(Owner(VM1, a.guest().pid)) == [None, None]
     shadow_of(a.cluster).until(lambda survey: survey.lock_of(VM1.uuid) is not None)
-    config = tmp_path / "etcdlock.toml"
+    goes_on_with_its_guest(b)
+
+
+def goes_on_with_its_guest(host: ShadowHost) -> None:
+    """A management program that embeds the lock manager, and is started anew: then it ends what is not its own."""
+    config = host.folder / "etcdlock.toml"
     config.write_text(f"""
         mode = "shadow"
-        cluster = "{b.cluster.name}"
-        endpoints = ["{b.cluster.endpoint}"]
-        host_id = "b"
+        cluster = "{host.cluster.name}"
+        endpoints = ["{host.cluster.endpoint}"]
+        host_id = "{host.name}"
         disk_identity = "path"
-        api_socket = "{b.settings["ETCDLOCK_API_SOCKET"]}"
-        timing = {{ {", ".join(f"{name} = {value}" for name, value in b.cluster.timing.items())} }}
+        api_socket = "{host.settings["ETCDLOCK_API_SOCKET"]}"
+        timing = {{ {", ".join(f"{name} = {value}" for name, value in host.cluster.timing.items())} }}
     """)
     with load("agent", config=config) as driver:
         manager = LockManager(driver, VM2)
         manager.register(DISK)
-        b.guests.append(manager.start(("sleep", "300")))
+        host.guests.append(manager.start(("sleep", "300")))
         assert manager.acquire(state=manager.suspend()).held
-        again = LockManager.attach(driver, VM2)  # as a program does that was started anew, and ends what is not its own
-        assert again.guest_pid() == b.guests[-1].pid
-        b.guests[-1].kill()
-        b.guests[-1].wait()
+        again = LockManager.attach(driver, VM2)
+        assert again.guest_pid() == host.guests[-1].pid
+        host.guests[-1].kill()
+        host.guests[-1].wait()
         again.release()
-        assert manager.inquire() is None
+        with pytest.raises((NotLocked, Unreachable)):
+            LockManager.attach(driver, VM2)
 
 
 def test_a_guest_outlives_what_would_have_killed_it_an_outage_and_a_lost_lock(tmp_path: Path) -> None:
@@ -210,7 +217,7 @@ def test_a_guest_outlives_what_would_have_killed_it_an_outage_and_a_lost_lock(tm
                 running.end()
 
 
-def test_libvirt_is_told_yes_where_no_etcd_has_ever_answered(tmp_path: Path) -> None:
+def test_libvirt_and_programs_are_told_yes_where_no_etcd_has_ever_answered(tmp_path: Path) -> None:
     cluster = Cluster("127.0.0.1:1", "nowhere", tmp_path, timing=SHORT_TIMING)
     host = ShadowHost(cluster, "a", tmp_path / "a")
     try:
@@ -221,6 +228,7 @@ def test_libvirt_is_told_yes_where_no_etcd_has_ever_answered(tmp_path: Path) -> 
         agent.says("would_have_refused")
         assert ("take", "Unreachable") in {(row["asked"], row["reason"]) for row in host.report()["refused"]}
         assert AgentClient(host.settings["ETCDLOCK_API_SOCKET"]).agent()["phase"] == "joining"
+        goes_on_with_its_guest(host)
         agent.send(signal.SIGTERM)
         assert agent.ended().status == 0
     finally:
