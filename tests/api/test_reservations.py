@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +13,7 @@ from etcdlock.agent.chains import Chains
 from etcdlock.errors import HeldElsewhere, InvalidInput, OutcomeUnknown, Refused
 from etcdlock.model import DomainId, Mode, Owner, Resource, StoredDomain
 from tests.api.serving import ApiHost, Serving, requests_of
+from tests.driver.places import fork
 from tests.promises.world import disk, domain
 from tests.unit.test_backing_chain import reader
 from tests.unit.test_wanted_chains import IMAGES
@@ -132,19 +132,9 @@ def test_what_cannot_be_given_back_when_the_connection_ends_is_given_back_later(
 def test_what_a_program_gives_back_is_not_kept_by_its_fork(alice: ApiHost) -> None:
     owner = backup(alice)
     held = alice.client.reserve(owner, (A,))
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(writing)
-        os.read(reading, 1)
-        os._exit(0)
-    try:
+    with fork():
         held.close()
         comes_true(lambda: alice.hypervisor.record(owner.domain) is None)
-    finally:
-        os.close(writing)
-        os.close(reading)
-        os.waitpid(child, 0)
 
 
 def test_what_was_reserved_though_its_answer_was_lost_is_given_back(hosts: Serving) -> None:

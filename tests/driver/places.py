@@ -156,6 +156,23 @@ def comes_true(holds: Callable[[], bool], /, *, within_seconds: float = DEADLINE
         time.sleep(0.02)
 
 
+@contextmanager
+def fork() -> Iterator[None]:
+    """A child of this process, which has all of its descriptors and does nothing, for the length of a block."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
 def python(script: str) -> tuple[str, ...]:
     """A guest that runs this."""
     return (sys.executable, "-I", "-S", "-c", script)

@@ -18,7 +18,7 @@ import pytest
 from etcdlock.adapters import host_processes
 from etcdlock.driver import DomainId, Loaded, LockManager, Owner, Reservation, load
 from etcdlock.errors import GuestNotStarted, HeldElsewhere, NotLocked, Refused
-from tests.driver.places import GUEST, NOWHERE, comes_true
+from tests.driver.places import GUEST, NOWHERE, comes_true, fork
 
 MANY = 1100
 """More descriptors than `select` takes."""
@@ -50,6 +50,14 @@ def manager(driver: Loaded, *disks: str, domain: DomainId | None = None) -> Lock
     made = LockManager(driver, domain or DomainId(uuid4(), "vm1"))
     for disk in disks:
         made.register(disk)
+    return made
+
+
+def with_a_guest_that_has_ended(driver: Loaded) -> LockManager:
+    made = manager(driver, "/san/1")
+    guest = made.start(GUEST)
+    guest.kill()
+    guest.wait()
     return made
 
 
@@ -94,10 +102,7 @@ def test_a_refusal_names_all_that_is_in_the_way(driver: Loaded, guests: list[sub
 def test_the_release_of_a_guest_that_has_ended_leaves_the_next_one_its_locks(
     driver: Loaded, guests: list[subprocess.Popen[bytes]]
 ) -> None:
-    old = manager(driver, "/san/1")
-    guest = old.start(GUEST)
-    guest.kill()
-    guest.wait()
+    old = with_a_guest_that_has_ended(driver)
     guests.append(subprocess.Popen(GUEST))
     next_one = Owner(old.domain, guests[0].pid)
     driver.ask().acquire(next_one, ())
@@ -112,10 +117,7 @@ def test_the_release_of_a_guest_that_has_ended_leaves_the_next_one_its_locks(
 def test_a_guest_that_has_ended_is_released_though_its_domain_has_another(
     driver: Loaded, guests: list[subprocess.Popen[bytes]]
 ) -> None:
-    old = manager(driver, "/san/1")
-    guest = old.start(GUEST)
-    guest.kill()
-    guest.wait()
+    old = with_a_guest_that_has_ended(driver)
     later = manager(driver, "/san/1", domain=old.domain)
     guests.append(later.start(GUEST))
     old.release()
@@ -145,21 +147,11 @@ def test_a_fork_of_the_program_keeps_no_reservation_and_no_supervisor(driver: Lo
     reservation, waiting = reserved(driver, "/san/1", pid=os.getpid()), manager(driver)
     supervisor = subprocess.Popen([*waiting.supervisor_command(), "true"])
     waiting.guest_pid()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(writing)
-        os.read(reading, 1)
-        os._exit(0)
-    try:
+    with fork():
         reservation.release()
         comes_true(lambda: is_free(driver, "/san/1"))
         waiting.free()
         assert supervisor.wait(20) == 125
-    finally:
-        os.close(writing)
-        os.close(reading)
-        os.waitpid(child, 0)
 
 
 def test_a_disk_that_cannot_be_looked_at_counts_as_open_and_holds_up_nobody(
