@@ -152,6 +152,10 @@ class Requests:
         holding = self._ledger.holding(uuid)
         return holding.stored if holding is not None else await self._look(uuid)
 
+    def holds(self, uuid: UUID, /) -> bool:
+        """Whether it is known to be held here, by a guest or as a reservation."""
+        return self._ledger.holding(uuid) is not None
+
     async def give_back(self, owner: Owner, /) -> None:
         """What a process that is no guest has reserved, and does not use any more. Raises `NotTheOwner`, and whatever
         says that it may still be locked.

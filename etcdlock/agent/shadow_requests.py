@@ -92,6 +92,10 @@ class ShadowRequests:
                     stored = await self._requests.find(uuid)
         return self._as_if(told.question, told.state) if stored is None else stored
 
+    def holds(self, uuid: UUID, /) -> bool:
+        """Whether it is."""
+        return self._requests.holds(uuid)
+
     async def give_back(self, owner: Owner, /) -> None:
         """Yes."""
         question = Question("give back", owner.domain, owner.pid)

@@ -42,6 +42,10 @@ class Domains(Protocol):
         """The domain as it stands."""
         ...
 
+    def holds(self, uuid: UUID, /) -> bool:
+        """Whether it is known to be held here."""
+        ...
+
     async def give_back(self, owner: Owner, /) -> None:
         """A process that is no guest does not use any more what it has reserved."""
         ...

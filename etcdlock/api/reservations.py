@@ -70,6 +70,9 @@ class ReservationRoutes:
         if uuid in self._standing:
             what = f"reservation {uuid} is held over another connection, or is about to be given back"
             raise Refused(what, hint="use a fresh UUID; or ask again once that connection has ended")
+        if self._domains.holds(uuid):  # the end of this connection would give back what a guest has, and runs on
+            hint = "use a fresh UUID: a reservation locks disks, and no domain"
+            raise Refused(f"domain {uuid} is locked on this host already", hint=hint)
         self._standing.add(uuid)
         try:
             stored = await self._desk.see_to(self._domains.acquire(owner, resources))

@@ -81,6 +81,14 @@ def test_a_reservation_is_refused_with_the_reason_and_leaves_nothing(alice: ApiH
     bob.client.acquire(again, (A,))
 
 
+def test_what_a_guest_has_is_no_reservation_that_could_end_before_it(alice: ApiHost) -> None:
+    guest, _ = alice.start(VM)
+    alice.client.acquire(guest, (A,))
+    with pytest.raises(Refused, match="locked on this host already"):
+        alice.client.reserve(guest, (A,)).close()
+    assert alice.hypervisor.record(VM) is not None
+
+
 def test_a_process_that_ends_gives_back_what_it_has_reserved_though_its_connection_lives(alice: ApiHost) -> None:
     owner, process = alice.start(DomainId(uuid4(), "backup"))
     held = alice.client.reserve(owner, (A,))
@@ -101,6 +109,10 @@ class Unheard:
         found = await self.real.acquire(owner, resources)
         self._lose("acquire")
         return found
+
+    def holds(self, uuid: UUID, /) -> bool:
+        assert self.real is not None
+        return self.real.holds(uuid)
 
     async def give_back(self, owner: Owner, /) -> None:
         assert self.real is not None
