@@ -191,20 +191,21 @@ class LockManager:
 
         On the destination of a migration it begins without locks. Raises what `acquire` raises; then nothing has run.
         """
-        process = subprocess.Popen((*self.supervisor_command(), *command), env=environment, **options)  # noqa: S603
-        try:
-            self.guest_pid()
-            if self._ticket is None:
-                self.acquire()
-            else:
-                self.let_in()
-        except BaseException:
-            self.free()
-            process.kill()
-            process.wait()
-            self._lock, self._pid = None, 0
-            raise
-        return process
+        with self._turn:
+            process = subprocess.Popen((*self.supervisor_command(), *command), env=environment, **options)  # noqa: S603
+            try:
+                self.guest_pid()
+                if self._ticket is None:
+                    self.acquire()
+                else:
+                    self.let_in()
+            except BaseException:
+                self.free()
+                process.kill()
+                process.wait()
+                self._lock, self._pid = None, 0
+                raise
+            return process
 
     def let_in(self) -> None:
         """On the destination: the supervised process runs, to receive the guest's memory, and has no locks yet."""
@@ -335,8 +336,7 @@ class LockManager:
             raise Refused(f"domain {self._domain} is on host {host} already", hint="name the destination's host id")
         with self._turn:
             if self._ticket is not None and not self._has_arrived:
-                hint = "complete_migrate() before it migrates on"
-                raise Refused(f"domain {self._domain} has not arrived on host {here} yet", hint=hint)
+                raise Refused(f"domain {self._domain} has not arrived yet", hint="complete_migrate() comes first")
             ticket = str(state_of(self._current(), host=host))
             self._ticket = None  # from here on this is a source
             return ticket

@@ -76,7 +76,7 @@ def test_a_guest_that_has_arrived_migrates_on_and_starts_anew_like_any_other(han
     target = LockManager.incoming(hand.place.on("b"), hand.domain, ticket=source.prepare_migrate("b"))
     target.register(hand.disk)
     arrived = hand.start(target)
-    with pytest.raises(Refused, match="not arrived"):
+    with pytest.raises(Refused, match="has not arrived"):
         target.prepare_migrate("a")
     source.suspend()
     target.complete_migrate()

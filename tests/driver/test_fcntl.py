@@ -201,3 +201,21 @@ def test_what_a_name_rests_on_and_what_is_not_locked_is_in_the_log(
     told = {record.getMessage(): vars(record)["fields"]["warning"] for record in caplog.records}
     assert "hard links" in told["disk_named"]
     assert "scsi" in told["not_locked"].lower()
+
+
+def test_a_guest_that_two_threads_start_is_started_once(
+    driver: Loaded, guests: list[subprocess.Popen[bytes]]
+) -> None:
+    one = manager(driver)
+
+    def start(_: int) -> bool:
+        try:
+            guests.append(one.start(GUEST))
+        except Refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(start, range(4))) == [False, False, False, True]
+    assert one.guest_pid() == guests[0].pid
+    assert guests[0].poll() is None
