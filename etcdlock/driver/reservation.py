@@ -10,6 +10,7 @@ best one of its own, that does nothing else. `etcdlock reserve` starts one.
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -37,6 +38,7 @@ class Reservation:
         self._wanted: list[Named] = []
         self._lock: Lock | None = None
         self._is_in_doubt = False
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -57,30 +59,33 @@ class Reservation:
 
     def _add(self, each: list[Named], /) -> None:
         """All of them, or none."""
-        if self._lock is not None:
-            raise Refused("the reservation is held already", hint="make another one for more")
-        wanted = [*self._wanted, *each]
-        self._registrar.all_of(wanted)
-        self._wanted = wanted
+        with self._turn:
+            if self._lock is not None:
+                raise Refused("the reservation is held already", hint="make another one for more")
+            wanted = [*self._wanted, *each]
+            self._registrar.all_of(wanted)
+            self._wanted = wanted
 
     def acquire(self) -> Lock:
         """All of it, or nothing. Raises `HeldElsewhere`. Asked again it is a success; `release` ends it also where no
         answer had come.
         """
-        if self._lock is None:
-            resources = check_reservable(self._registrar.all_of(self._wanted))
-            driver = self._loaded.ask(Capability.RESERVE)
-            self._is_in_doubt = True
-            try:
-                self._lock = driver.reserve(self._owner, resources)
-            except (InvalidInput, Refused):
-                self._is_in_doubt = False
-                raise
-        return self._lock
+        with self._turn:
+            if self._lock is None:
+                resources = check_reservable(self._registrar.all_of(self._wanted))
+                driver = self._loaded.ask(Capability.RESERVE)
+                self._is_in_doubt = True
+                try:
+                    self._lock = driver.reserve(self._owner, resources)
+                except (InvalidInput, Refused):
+                    self._is_in_doubt = False
+                    raise
+            return self._lock
 
     def release(self) -> None:
         """The process does not use them any more."""
-        if self._is_in_doubt:
-            with suppress(NotLocked):
-                self._loaded.ask(Capability.RESERVE).unreserve(self._owner)
-            self._lock, self._is_in_doubt = None, False
+        with self._turn:
+            if self._is_in_doubt:
+                with suppress(NotLocked):
+                    self._loaded.ask(Capability.RESERVE).unreserve(self._owner)
+                self._lock, self._is_in_doubt = None, False
