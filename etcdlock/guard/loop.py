@@ -37,6 +37,10 @@ _LOOK_EVERY_SECONDS = 1.0
 _FIRST_LOOK_SECONDS = 0.1
 _ROUNDS_PER_STRIKE = 5
 _PACKETS_AT_ONCE = 100
+_TOLD = {
+    Stage.STOPPING: wire.STRIKING, Stage.FREEZING: wire.FREEZING,
+    Stage.FROZEN: wire.FROZEN, Stage.COMMANDED: wire.COMMANDED,
+}
 
 
 class Guard:
@@ -57,7 +61,7 @@ class Guard:
         self._stillness: dict[Name, Stillness] = {}
         self._stands: dict[Name, bool] = {}
         self._ended: set[Name] = set()
-        self._look_at = self._look_at_frozen_at = 0.0
+        self._look_at = self._look_at_frozen_at = self._strike_at = 0.0
         self._closing = self._yielding = False
         self._search = Search()
         self._poll = select.poll()
@@ -150,24 +154,20 @@ class Guard:
             self._signal_leader(name, signal.SIGSTOP)
         self._report(due)
         for name in due.command:
-            self._try_command(name)
-        if due.strike:
+            self._try(self._start_command, name)
+        if due.strike and (now.steady_seconds >= self._strike_at or due.entered(Stage.STOPPING)):
             self._strike_families(due.strike)
+            self._strike_at = instant.read().steady_seconds + rules.STRIKE_EVERY_SECONDS
         if due.freeze:
             self._freeze_families(due.freeze)
         return bool(due.strike or due.freeze)
 
     def _report(self, due: rules.Tick) -> None:
-        for name in due.entered(Stage.STOPPING):
-            self._tell(wire.STRIKING, name)
+        for stage, word in _TOLD.items():
+            for name in due.entered(stage):
+                self._tell(word, name)
         for name in due.stuck:
             self._tell(wire.STUCK, name)
-        for name in due.entered(Stage.FREEZING):
-            self._tell(wire.FREEZING, name)
-        for name in due.entered(Stage.FROZEN):
-            self._tell(wire.FROZEN, name)
-        for name in due.entered(Stage.COMMANDED):
-            self._tell(wire.COMMANDED, name)
 
     def _strike_leader(self, name: Name) -> None:
         self._signal_leader(name, signal.SIGKILL)
@@ -185,10 +185,13 @@ class Guard:
         for name in names:
             self._search.ask(name)
             self._try(self._families.strike_cgroup, name)
-        for _ in range(_ROUNDS_PER_STRIKE):
+        struck: set[Name] = set()
+        for _ in range(_ROUNDS_PER_STRIKE):     # while they bring forth more; what does not die costs no more looks
             self._look()
-            if not self._signal_families(names, signal.SIGKILL):
+            left = self._signal_families(names, signal.SIGKILL)
+            if left <= struck:
                 break
+            struck |= left
 
     def _freeze_families(self, names: tuple[Name, ...]) -> None:
         """Once a round: the next one looks whether they stand."""
@@ -197,20 +200,17 @@ class Guard:
         self._look()
         self._signal_families(names, signal.SIGSTOP)
 
-    def _signal_families(self, names: tuple[Name, ...], number: int) -> bool:
-        """Whether there was anybody left to signal."""
-        left = [process for name in names for process in self._families.known(name)]
+    def _signal_families(self, names: tuple[Name, ...], number: int) -> set[Name]:
+        """Whom."""
+        left = {process for name in names for process in self._families.known(name)}
         for process in left:
             table.send(process, number=number)
-        return bool(left)
+        return left
 
-    def _try_command(self, name: Name) -> None:
+    def _start_command(self, name: Name) -> None:
         """One that cannot be started has ended already."""
         environment = self._state.guests[name].charge.environment
-        try:
-            self._commands.start(name, environment=environment, left_seconds=self._state.limits.act_seconds)
-        except (OSError, MemoryError):
-            self._look_soon()
+        self._commands.start(name, environment=environment, left_seconds=self._state.limits.act_seconds)
 
     # --- who stands ------------------------------------------------------------------------------------------------
 

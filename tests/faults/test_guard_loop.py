@@ -146,9 +146,8 @@ def test_a_guard_forgets_no_guest_of_which_something_sleeps_in_the_kernel_while_
         process = table.look_up(leader.pid)
         assert process is not None
         done("fsfreeze", "-f", point)
-        writes = ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
         marked = {**os.environ, table.MARK: str(process.name)}
-        left = stack.enter_context(subprocess.Popen(writes, env=marked, start_new_session=True))
+        left = stack.enter_context(subprocess.Popen(writer(point), env=marked, start_new_session=True))
         stack.callback(thaw, point)
         assert comes_true(lambda: (found := table.look_up(left.pid)) is not None and found.waiting)
         said(link, wire.PROVE, CLOCK.now(), "s")
@@ -174,16 +173,10 @@ def test_a_watchdog_that_was_left_is_opened_as_soon_as_it_may_be_fed_and_no_soon
     with disk(tmp_path) as point, ExitStack() as stack:
         link, _ = stack.enter_context(raw_guard(equipment=Equipment(str(device), watchdog_seconds=5, waits=True)))
         done("fsfreeze", "-f", point)
-        writes = ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
-        guest = stack.enter_context(subprocess.Popen(writes))
+        guest = stack.enter_context(subprocess.Popen(writer(point)))
         stack.callback(thaw, point)
         assert comes_true(lambda: (found := table.look_up(guest.pid)) is not None and found.waiting)
-        process = table.look_up(guest.pid)
-        assert process is not None
-        said(link, wire.PROVE, CLOCK.now() - LIFE_SECONDS + 0.2, "s")
-        pidfd = os.pidfd_open(guest.pid)
-        said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(Action.KILL)), pidfd=pidfd)
-        os.close(pidfd)
+        arm_late(link, guest)
         while not link.recv(200).startswith(b"stuck "):
             pass
         said(link, wire.WATCH)
@@ -193,9 +186,46 @@ def test_a_watchdog_that_was_left_is_opened_as_soon_as_it_may_be_fed_and_no_soon
         assert guest.wait(DEADLINE_SECONDS) == -signal.SIGKILL
 
 
+def test_a_guest_that_does_not_die_costs_the_guard_few_looks_at_the_whole_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a host with thousands of processes it could not answer its program in time, which takes that for its end."""
+    audit = tmp_path / "audit"
+    monkeypatch.setenv("AUDIT", str(audit))
+    with disk(tmp_path) as point, ExitStack() as stack:
+        link, guard = stack.enter_context(raw_guard("-c", AUDITED))
+        done("fsfreeze", "-f", point)
+        guest = stack.enter_context(subprocess.Popen(writer(point)))
+        stack.callback(thaw, point)
+        assert comes_true(lambda: (found := table.look_up(guest.pid)) is not None and found.waiting)
+        arm_late(link, guest)
+        while not link.recv(200).startswith(b"stuck "):
+            pass
+        thaw(point)
+        hear_of_an_end(link)
+        link.close()
+        guard.wait(DEADLINE_SECONDS)
+    looks = json.loads(audit.read_text(encoding="utf-8")).count(["os.listdir", "/proc"])
+    assert 10 < looks < 45, "of a second in which it was struck ten times"
+
+
 def hear_of_an_end(link: socket.socket) -> None:
     while not link.recv(200).startswith(b"gone "):
         pass
+
+
+def writer(point: Path) -> list[str]:
+    """A command that does not die while the disk is frozen."""
+    return ["dd", "if=/dev/zero", f"of={point}/image", "count=1", "conv=fsync", "status=none"]
+
+
+def arm_late(link: socket.socket, guest: subprocess.Popen[bytes]) -> None:
+    """Its deadline is near."""
+    process, pidfd = table.look_up(guest.pid), os.pidfd_open(guest.pid)
+    assert process is not None
+    said(link, wire.PROVE, CLOCK.now() - LIFE_SECONDS + 0.2, "s")
+    said(link, wire.ARM, process.name, wire.pack_charge("s", Charge(Action.KILL)), pidfd=pidfd)
+    os.close(pidfd)
 
 
 def said(link: socket.socket, verb: str, *fields: object, pidfd: int | None = None) -> None:
