@@ -69,7 +69,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_sending()
-        if not (self._is_answering and self.scope["state"].get("need_not_be_read")):
+        if not self._need_not_be_read:
             self._deaf = self._cut_off_later()
 
     def resume_writing(self) -> None:
@@ -78,7 +78,9 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """The server closes; an answer without an end, as that of `/v1/events`, ends here."""
-        if self._is_answering and self.cycle.response_started:
+        if self._need_not_be_read:
+            self.transport.abort()  # else it would wait for who does not
+        elif self._is_answering and self.cycle.response_started:
             self.transport.close()
         else:
             super().shutdown()
@@ -94,6 +96,10 @@ class Connection(H11Protocol):
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _need_not_be_read(self) -> bool:
+        return self._is_answering and bool(self.scope["state"].get("need_not_be_read"))
 
     def _refusal(self, peer: Peer, rights: Rights, /) -> tuple[HTTPStatus, EtcdlockError] | None:
         if rights is Rights.NOTHING:

@@ -126,8 +126,11 @@ def test_a_reservation_is_held_though_nobody_reads_that_it_is(hosts: Serving, mo
         with connect(alice) as idle:
             assert heard(idle) == b""  # its time is up, and so would be the other's
     assert alice.hypervisor.record(VM) is not None
+    begun = time.monotonic()
+    hosts.call(alice.server.close())  # which waits for nobody to read, either
+    assert time.monotonic() - begun < 5
+    assert alice.hypervisor.record(VM) is None
     held.close()
-    until_alone(alice)
 
 
 def until_alone(host: ApiHost) -> None:
