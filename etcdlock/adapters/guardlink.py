@@ -30,6 +30,7 @@ _ANSWER_WITHIN_SECONDS = 1.0
 _START_WITHIN_SECONDS = 10.0
 _UNIT_STARTS_WITHIN_SECONDS = 5.0
 _DEAD_WITHIN_SECONDS = 0.2
+_MOST_UNREAD = 256
 _GUESTS_AT_ONCE = 64
 """Of so many the guard is asked before it has answered. A socket takes some 250 packets, and a full one does not say
 that the guard is dead: a new session or agent arms every guest of its host at the same moment."""
@@ -233,12 +234,24 @@ class GuardLink:
         self._answers[serial] = answer
         try:
             self._send(wire.pack(verb, serial, *fields), pidfd=pidfd)
-            async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
-                return await answer
-        except (TimeoutError, OSError) as error:
+            return await self._in_time(answer)
+        except OSError as error:
             raise GuardLost(f"the guard does not answer ({verb}): nothing is sure to stop the guests") from error
         finally:
             del self._answers[serial]
+
+    async def _in_time(self, answer: asyncio.Future[str | None]) -> str | None:
+        """Raises `TimeoutError`, but not where it was this program that was held up: then the answer is there."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_SECONDS):
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            for _ in range(_MOST_UNREAD):
+                if not (answer.done() or self._died.is_set()):
+                    self._on_readable()
+            if answer.done():
+                return answer.result()
+            raise
 
     def _send(self, packet: bytes, *, pidfd: int | None) -> None:
         if self._died.is_set():

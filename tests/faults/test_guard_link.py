@@ -123,6 +123,18 @@ def test_a_guard_that_does_not_answer_to_the_end_of_its_program_stays_with_the_g
             running.kill()
 
 
+def test_a_program_that_was_held_up_itself_does_not_take_its_guard_for_dead() -> None:
+    async def scenario() -> None:
+        link = await GuardLink.start(limits=limits(BUDGET_SECONDS))
+        proofs = [asyncio.ensure_future(link.prove("s", at=CLOCK.now())) for _ in range(20)]
+        await asyncio.sleep(0)
+        time.sleep(1.2)  # noqa: ASYNC251 - longer than an answer may take
+        await asyncio.gather(*proofs)
+        await link.close()
+
+    run(scenario())
+
+
 def test_hundreds_of_guests_are_taken_in_at_the_same_moment() -> None:
     """As when a host's session has been lost, or its agent was started anew."""
 
