@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "CONTAINERS.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "CONTAINERS.md").read_text(encoding="utf-8")
 NAMED = tuple(re.findall(r"^\| `([A-Z_]+)` \|", PAGE, flags=re.MULTILINE))
 ADDED = tuple(re.findall(r"--cap-add ([A-Z_]+)", PAGE))
 STRANGER = 65534
@@ -70,6 +71,11 @@ def refused(guest: int, file: Path, *, without: str = "") -> list[str]:
 
 def test_the_page_names_the_rights_that_its_command_gives_and_each_is_tried_here() -> None:
     assert set(NAMED) == set(ADDED) == set(LOST)
+
+
+def test_the_agents_of_kubernetes_have_all_of_them() -> None:
+    (agent,) = re.findall(r"add: \[(.*)\]", (ROOT / "deploy" / "kubernetes" / "agent.yaml").read_text(encoding="utf-8"))
+    assert set(ADDED) <= set(agent.split(", "))
 
 
 def test_with_all_of_them_an_agent_does_all_that_it_must(guest: int, tmp_path: Path) -> None:

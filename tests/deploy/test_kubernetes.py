@@ -88,7 +88,7 @@ def test_the_settings_are_settings_and_agent_and_guard_meet(tmp_path: Path) -> N
     settings = load(file=file, environment={})
     assert settings.guard_path == container("guard")["command"][-1]
     mounted = {mount["mountPath"] for mount in container("agent")["volumeMounts"]}
-    assert {str(Path(settings.run_folder)), str(Path(settings.key_file).parent)} <= mounted
+    assert {str(Path(settings.run_folder)), str(Path(settings.key_file).parent), "/etc/machine-id"} <= mounted
     assert {settings.run_folder} <= {mount["mountPath"] for mount in container("guard")["volumeMounts"]}
     tls = next(volume for volume in daemon("agent")["template"]["spec"]["volumes"] if volume["name"] == "tls")
     assert tls["secret"]["defaultMode"] == 0o400
