@@ -167,7 +167,8 @@ def unreachable(failures: list[EndpointFailed], /) -> EtcdlockError:
     said = "; ".join(str(failure) for failure in failures)
     if says_certificate(failures):
         return AccessDenied(f"No etcd endpoint accepts the certificates: {said}", hint=CERTIFICATE_HINT)
-    return Unreachable(f"No etcd endpoint can be used: {said}", hint="See `etcdlock doctor`.")
+    tls = " An etcd that speaks TLS wants ca_file to be set." if "Socket closed" in said else ""
+    return Unreachable(f"No etcd endpoint can be used: {said}", hint=f"See `etcdlock doctor`.{tls}")
 
 
 def _left(deadline: float) -> float:

@@ -108,7 +108,8 @@ def test_a_watch_is_served_with_a_good_certificate_and_denied_with_a_wrong_one(s
 
 def test_plain_text_to_a_tls_endpoint_is_unreachable_and_nothing_is_sent(secured: Secured) -> None:
     async def use(store: EtcdStore) -> None:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable) as closed:
             await store.txn(put("/tls"))
+        assert "wants ca_file to be set" in closed.value.hint
 
     with_store(EtcdOptions(endpoints=secured.etcd.endpoints), use)
