@@ -60,8 +60,8 @@ _TABLE: Final[tuple[tuple[StatusCode, str, Meaning], ...]] = (
 _CERTIFICATE_WORDS: Final = ("CERTIFICATE_VERIFY_FAILED", "_CERTIFICATE", "UNKNOWN_CA", "Unwrap failed", "Hostname")
 
 _HINTS: Final[dict[Meaning, str]] = {
-    Meaning.DENIED: "Check as whom etcd knows you, by the certificate's name or by username: its role must allow it below "
-    "the cluster's prefix, and a host's own allows sessions only under its host_id.",
+    Meaning.DENIED: "Check as whom etcd knows you, by the certificate's name or by username: its role must allow it "
+    "below the cluster's prefix, and a host's own allows sessions only under its host_id.",
     Meaning.STALE_TOKEN: "etcd wants a user: set username and password.",
     Meaning.LEASE_UNKNOWN: "The lease has expired or was revoked; join anew.",
 }
