@@ -45,7 +45,8 @@ class Pipe:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not holds(self.read):
             assert time.monotonic() < deadline, self.read[-500:]
-            self.read += os.read(self.reader, 65536)
+            if select.select((self.reader,), (), (), 0.02)[0]:  # what was to come may not be a line
+                self.read += os.read(self.reader, 65536)
         return self.read
 
 
